@@ -1,0 +1,60 @@
+"""How two keys form one address: the tensor product of the paper, or the concatenation of its ablation (appendix E).
+
+The memory is used as a matrix `[B, K, V]` from addresses to values. Everything the chunkwise form needs to know about an
+address is here; `a, b` and `c, d` are the two halves of addresses, `[B, P, S]` and `[B, P, R]`.
+"""
+
+import torch
+from torch import Tensor
+
+
+class TensorProduct:
+    """address = vec(a ⊗ b), K = S·R."""
+
+    @staticmethod
+    def join(a: Tensor, b: Tensor) -> Tensor:
+        """The addresses `[B, P, K]`."""
+        return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
+
+    @staticmethod
+    def gram(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        """Inner products `[B, P, Q]` of the addresses (a, b) with the addresses (c, d)."""
+        return (a @ c.mT).mul_(b @ d.mT)
+
+    @staticmethod
+    def pull(weights: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a and b where Σ_q weights[p, q]·(c_q, d_q) `[B, P, Q]` is the gradient of address p."""
+        return (weights * (b @ d.mT)) @ c, (weights * (a @ c.mT)) @ d
+
+    @staticmethod
+    def split(gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a and b from the gradient `[B, P, K]` of their address."""
+        matrix = gradient.unflatten(-1, (a.shape[-1], b.shape[-1]))
+        return (matrix @ b.unsqueeze(-1)).squeeze(-1), (a.unsqueeze(-2) @ matrix).squeeze(-2)
+
+
+class Concatenation:
+    """address = [a; b], K = S + R."""
+
+    @staticmethod
+    def join(a: Tensor, b: Tensor) -> Tensor:
+        """The addresses `[B, P, K]`."""
+        return torch.cat([a, b], -1)
+
+    @staticmethod
+    def gram(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        """Inner products `[B, P, Q]` of the addresses (a, b) with the addresses (c, d)."""
+        return (a @ c.mT).add_(b @ d.mT)
+
+    @staticmethod
+    def pull(weights: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a and b where Σ_q weights[p, q]·(c_q, d_q) `[B, P, Q]` is the gradient of address p."""
+        return weights @ c, weights @ d
+
+    @staticmethod
+    def split(gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a and b from the gradient `[B, P, K]` of their address."""
+        return gradient[..., : a.shape[-1]], gradient[..., a.shape[-1] :]
+
+
+PAIRINGS = {"product": TensorProduct, "concatenation": Concatenation}

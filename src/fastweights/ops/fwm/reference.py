@@ -1,0 +1,45 @@
+"""The definition: the paper's equations, one step at a time (Learning Associative Inference Using Fast Weight Memory)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from fastweights.ops.fwm.pairing import PAIRINGS
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+def reference(
+    first_keys: Tensor,
+    second_keys: Tensor,
+    values: Tensor,
+    write_strengths: Tensor,
+    first_queries: Tensor,
+    second_queries: Tensor,
+    memory: Tensor,
+    reads: Tensor | None,
+    valid: Tensor | None,
+    resets: Tensor | None,
+    pairing: str,
+) -> tuple[Tensor, Tensor]:
+    """Run eq. 3, 4 and 7 step by step; arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]`."""
+    join = PAIRINGS[pairing].join
+    F = memory
+    outputs = []
+    for t in range(values.shape[1]):
+        if resets is not None:
+            F = torch.where(resets[:, t, None, None], torch.zeros_like(F), F)
+        key = join(first_keys[:, t], second_keys[:, t])  # vec(k1 ⊗ k2)
+        v, beta = values[:, t], write_strengths[:, t, None]
+        v_old = torch.einsum("bkv,bk->bv", F, key)
+        written = F + torch.einsum("bk,bv->bkv", key, beta * (v - v_old))  # eq. 3
+        norm = written.square().sum((1, 2), keepdim=True).clamp(min=1).sqrt()  # max(1, ‖F'‖)
+        written = written / norm  # eq. 4
+        F = written if valid is None else torch.where(valid[:, t, None, None], written, F)
+        n = first_queries[:, t]
+        for i in range(second_queries.shape[2]):
+            retrieved = torch.einsum("bkv,bk->bv", F, join(n, second_queries[:, t, i]))
+            n = layer_norm(retrieved, retrieved.shape[-1:], eps=LAYER_NORM_EPSILON)  # eq. 7
+        outputs.append(n)
+    y = torch.stack(outputs, 1)
+    return (y if reads is None else y * reads.unsqueeze(-1)), F

@@ -1,0 +1,238 @@
+"""The folder of a training run: its configuration, its checkpoints and its records, one writer at a time.
+
+`metrics.jsonl` holds only what the seed determines, so that a run that was killed and resumed leaves the
+same bytes as one that was not; what the clock determines goes to `timing.jsonl`.
+"""
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from fastweights.errors import UserError
+from fastweights.training.checkpoint import unwritable, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+
+class RunFolder:
+    """A folder that holds one training run.
+
+    Reading needs no lock; writing needs it, and `with` takes it:
+
+    >>> with RunFolder.create("runs/first", {"seed": 1}) as run:  # doctest: +SKIP
+    ...     run.record({"step": 1, "loss": 0.5}, timing={"seconds": 0.1})
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.timing = self.path / "timing.jsonl"
+        self.best = self.path / "best.safetensors"
+        self.last = self.path / "last.safetensors"
+        self._lock_path = self.path / "lock"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> Self:
+        """Begin a run in a folder that holds none, and return it locked."""
+        run = cls(path)
+        content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        # Before the lock, so that a folder in which a run is under way is refused with the better advice.
+        run._refuse_a_second_run()
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(run.path, error) from error
+        run.lock()
+        try:
+            run._refuse_a_second_run()
+            write_atomically(run.config, content.encode())
+        except BaseException:
+            run.unlock()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Return the run that a folder holds, not locked: enough to read it, and `with` locks it to write."""
+        run = cls(path)
+        if not run.config.is_file():
+            raise UserError(f"{run.path} holds no run (no {run.config.name}); check the path")
+        return run
+
+    def __enter__(self) -> Self:
+        self.lock()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.unlock()
+
+    def lock(self) -> None:
+        """Keep other writers out until `unlock` or the end of this process, however it ends."""
+        if self._lock is not None:
+            return
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise unwritable(self._lock_path, error) from error
+        try:
+            if not _try_to_lock(descriptor):
+                raise UserError(
+                    f"{self.path} is in use by {self._holder()}; wait for it to end or choose another --out"
+                )
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError):
+                raise unwritable(self._lock_path, error) from error
+            raise
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let other writers in."""
+        if self._lock is not None:
+            # The file stays: to remove it would let two writers lock two files of the same name.
+            os.close(self._lock)
+            self._lock = None
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the configuration that the run was created with."""
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot read {self.config} ({reason}); mend it or choose another run") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config} holds no settings; mend it or choose another run")
+        return config
+
+    def record(self, metrics: dict[str, Any], timing: dict[str, Any] | None = None) -> None:
+        """Append the metrics of a step, and apart from them its timings; NaN and infinity become null.
+
+        >>> run.record({"step": 100, "loss": 0.25}, timing={"seconds": 3.2})  # doctest: +SKIP
+        """
+        self._require_lock()
+        step = metrics.get("step")
+        if not isinstance(step, int):
+            raise ValueError(f'metrics need a whole number under "step", not {step!r}')
+        lines = {self.metrics: _to_line(metrics)}
+        if timing is not None:
+            lines[self.timing] = _to_line({"step": step, **timing})
+        for path, line in lines.items():
+            _append(path, line)
+
+    def truncate_records(self, step: int) -> None:
+        """Drop the records of later steps than `step` and a torn last line: call it on resuming there."""
+        self._require_lock()
+        for path in (self.metrics, self.timing):
+            lines = _read_lines(path)
+            kept = b"".join(line for line, record in lines if record["step"] <= step)
+            if path.exists() and kept != path.read_bytes():
+                write_atomically(path, kept)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the recorded metrics, in order, without a torn last line."""
+        return [record for _, record in _read_lines(self.metrics)]
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Return the recorded timings, in order, without a torn last line."""
+        return [record for _, record in _read_lines(self.timing)]
+
+    def _refuse_a_second_run(self) -> None:
+        for file in (self.config, self.last, self.best, self.metrics):
+            if file.exists():
+                raise UserError(
+                    f"{self.path} already holds a run ({file.name}); "
+                    "continue it with --resume or choose another --out"
+                )
+
+    def _require_lock(self) -> None:
+        if self._lock is None:
+            raise RuntimeError(f"{self.path} is not locked: write to a run only inside `with run:`")
+
+    def _holder(self) -> str:
+        """Return a name for the process that holds the lock."""
+        with contextlib.suppress(OSError):
+            # The holder may not yet have written its number.
+            if number := self._lock_path.read_text().strip():
+                return f"process {number}"
+        return "another process"
+
+
+def _try_to_lock(descriptor: int) -> bool:
+    """Lock an open file without waiting; the system lets go of it when the process ends, even by a kill."""
+    try:
+        if os.name == "nt":
+            # A byte far behind the end, because Windows hides a locked one from those who look for the holder.
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _to_line(record: dict[str, Any]) -> bytes:
+    """Return a record as one line of JSON."""
+    return json.dumps(_without_infinities(record), allow_nan=False).encode() + b"\n"
+
+
+def _without_infinities(value: Any) -> Any:
+    """Return the value with every NaN and infinity in it replaced by None, since JSON knows neither."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a whole line to a file, or nothing."""
+    length = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(line)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, length)
+        raise unwritable(path, error) from error
+
+
+def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the whole lines of a file of records, each with the record on it; no file holds no lines."""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); check that it may be read") from error
+    lines = []
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise ValueError("the step is no whole number")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"line {number} of {path} is not a record; remove it") from error
+        lines.append((line, record))
+    return lines
