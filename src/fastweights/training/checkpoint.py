@@ -31,7 +31,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write the tensors and the metadata to `path` at once, or raise and leave what is there untouched.
 
-    The metadata is kept as JSON: numbers come back exactly, tuples come back as lists.
+    The metadata is kept as JSON: numbers come back exactly, but tuples as lists and all keys as strings.
 
     >>> save("last.safetensors", flatten({"model": model.state_dict()}), {"step": 7})  # doctest: +SKIP
     """
@@ -127,7 +127,7 @@ def unwritable(path: str | Path, error: OSError) -> UserError:
         advice = "free some space or choose another folder"
     else:
         advice = "check that its folder exists and may be written to"
-    return UserError(f"cannot write {path} ({error.strerror or error}): {advice}")
+    return UserError(f"cannot write {path} ({error.strerror or error}); {advice}")
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -154,14 +154,14 @@ def _sync_folder(folder: Path) -> None:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     """Open the checkpoint at `path`, and tell the user what is wrong with it where that fails."""
-    if not Path(path).exists():
-        raise UserError(f"there is no checkpoint at {path}; check the path")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
+    except FileNotFoundError as error:
+        raise UserError(f"there is no checkpoint at {path}; check the path") from error
     except SafetensorError as error:
         raise UserError(
-            f"{path} is not a whole safetensors file ({error}); choose another checkpoint"
+            f"{path} is no whole safetensors file ({error}); choose another checkpoint"
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path} ({error}); choose another checkpoint") from error

@@ -66,7 +66,7 @@ class RunFolder:
     def open(cls, path: str | Path) -> Self:
         """Return the run that a folder holds, not locked: enough to read it, and `with` locks it to write."""
         run = cls(path)
-        if not run.config.is_file():
+        if not os.path.isfile(run.config):
             raise UserError(f"{run.path} holds no run (no {run.config.name}); check the path")
         return run
 
@@ -108,6 +108,7 @@ class RunFolder:
         """Let other writers in."""
         if self._lock is not None:
             # The file stays: to remove it would let two writers lock two files of the same name.
+            _let_go(self._lock)
             os.close(self._lock)
             self._lock = None
 
@@ -156,7 +157,7 @@ class RunFolder:
 
     def _refuse_a_second_run(self) -> None:
         for file in (self.config, self.last, self.best, self.metrics):
-            if file.exists():
+            if os.path.exists(file):
                 raise UserError(
                     f"{self.path} already holds a run ({file.name}); "
                     "continue it with --resume or choose another --out"
@@ -179,15 +180,27 @@ def _try_to_lock(descriptor: int) -> bool:
     """Lock an open file without waiting; the system lets go of it when the process ends, even by a kill."""
     try:
         if os.name == "nt":
-            # A byte far behind the end, because Windows hides a locked one from those who look for the holder.
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-            os.lseek(descriptor, 0, os.SEEK_SET)
+            _lock_byte(descriptor, msvcrt.LK_NBLCK)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _let_go(descriptor: int) -> None:
+    """Undo `_try_to_lock`, also for processes that were forked with the file open."""
+    if os.name == "nt":
+        _lock_byte(descriptor, msvcrt.LK_UNLCK)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _lock_byte(descriptor: int, mode: int) -> None:
+    """Lock or unlock, on Windows, a byte far behind the end, since a locked byte of text could not be read."""
+    os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+    msvcrt.locking(descriptor, mode, 1)
+    os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def _to_line(record: dict[str, Any]) -> bytes:
@@ -225,14 +238,13 @@ def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); check that it may be read") from error
     lines = []
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            break
+    # What follows the last line feed is nothing, or a line that a kill tore.
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
             if not isinstance(record["step"], int):
                 raise ValueError("the step is no whole number")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"line {number} of {path} is not a record; remove it") from error
-        lines.append((line, record))
+        lines.append((line + b"\n", record))
     return lines

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.backends import choose
-from fastweights.ops.fwm.chunk import chunk
+from fastweights.ops.fwm.chunk import chunkwise
 from fastweights.ops.fwm.pairing import PAIRINGS
 from fastweights.ops.fwm.reference import reference
 
-BACKENDS = {"reference": reference, "plain": chunk}
+BACKENDS = {"reference": reference, "plain": chunkwise}
 
 
 def fast_weight_memory(

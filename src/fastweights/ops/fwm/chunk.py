@@ -364,7 +364,7 @@ def _gradient(ctx, outputs_gradient, memory_gradient, *unused):
 _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
-def chunk(
+def chunkwise(
     first_keys: Tensor,
     second_keys: Tensor,
     values: Tensor,

@@ -1,0 +1,97 @@
+"""The one contract of all cores: `y, state = core(x, state, reads=…, valid=…, resets=…)`.
+
+A core reads a sequence and carries a state. Whatever it is inside, models, tasks and trainers treat it alike:
+
+- x `[B, T, input_size]`, y `[B, T, output_size]`; `state=None` starts afresh.
+- The state is a named tuple (nested where cores are nested) of tensors whose first dimension is the batch, so that
+  `map_state` can detach, select rows of, save and load any of them.
+- reads `[B, T]` says where y is needed; elsewhere it may be anything finite.
+- valid `[B, T]` says where time passes; elsewhere (padding) the state stays as it is.
+- resets `[B, T]` says where a row starts afresh, before that step.
+- `losses` holds what a core adds to the loss of its latest call, by name; empty for most.
+
+The state law is declared by each core in `state_law` and tested for all in one place (tests/cores/test_state_law.py):
+"exact" means that a whole sequence, its segments and its single steps give the same results, row by row; "segmented"
+means that equal segmentations do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Core(nn.Module):
+    """The base of all cores; a new one sets the attributes and implements `initial_state` and `forward`."""
+
+    state_law: ClassVar[str] = "exact"
+    input_size: int
+    output_size: int
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """Terms that this core adds to the loss of its latest call; empty for most."""
+        return {}
+
+    def initial_state(self, batch_size: int) -> NamedTuple:
+        """The state of `batch_size` rows that have read nothing yet."""
+        raise TypeError(f"{type(self).__name__} does not define initial_state")
+
+    def input_projection(self, x: Tensor) -> Tensor | None:
+        """The linear map with which this core begins, or None where it does not begin with one.
+
+        A token model applies it once to its vocabulary, gathers, and calls the core with `projected=True`.
+        """
+        return None
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Apply a function to every tensor of a (nested) state.
+
+    >>> from fastweights.cores import LSTM
+    >>> state = LSTM(3, hidden_size=8).initial_state(batch_size=4)
+    >>> map_state(lambda tensor: tensor[:1], state).hidden.shape
+    torch.Size([1, 8])
+    """
+    if isinstance(state, Tensor):
+        return function(state)
+    return type(state)(*(map_state(function, part) for part in state))
+
+
+def state_to_dict(state: Any) -> dict[str, Any]:
+    """Turn a (nested) state into a nested dictionary of tensors, for saving."""
+    return {
+        name: part if isinstance(part, Tensor) else state_to_dict(part)
+        for name, part in state._asdict().items()
+    }
+
+
+def state_from_dict(like: Any, values: dict[str, Any]) -> Any:
+    """Rebuild a state of the form of `like` from `state_to_dict`'s result.
+
+    Raises:
+        KeyError: where a part is missing.
+    """
+    return type(like)(
+        *(
+            values[name] if isinstance(part, Tensor) else state_from_dict(part, values[name])
+            for name, part in like._asdict().items()
+        )
+    )
+
+
+def state_size(core: Core) -> int:
+    """How many numbers one row's state holds: the paper's "activations".
+
+    >>> from fastweights.cores import FastWeightMemory
+    >>> state_size(FastWeightMemory(256, hidden_size=256, memory_size=32))
+    33280
+    """
+    return sum(tensor.numel() for tensor in tensors_of(core.initial_state(1)))
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """All tensors of a (nested) state, in order."""
+    return [state] if isinstance(state, Tensor) else [x for part in state for x in tensors_of(part)]

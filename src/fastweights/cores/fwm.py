@@ -1,0 +1,140 @@
+"""Fast weight memory as a layer over any slow core (Learning Associative Inference Using Fast Weight Memory, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastweights.cores.contract import Core
+from fastweights.cores.lstm import LSTM
+from fastweights.ops.fwm import fast_weight_memory
+
+
+class FWMState(NamedTuple):
+    """The slow core's state, and the fast weights F `[B, S, R, V]` (`[B, S + R, V]` with concatenated keys)."""
+
+    slow: Any
+    memory: Tensor
+
+
+class FastWeightMemory(Core):
+    """A slow core that writes facts into a fast weight memory at every step, and reads them in a chain (eq. 1–8).
+
+    A drop-in for `torch.nn.LSTM(batch_first=True)`:
+
+    >>> layer = FastWeightMemory(10, hidden_size=16, memory_size=8)
+    >>> y, state = layer(torch.randn(2, 5, 10))
+    >>> y, state = layer(torch.randn(2, 5, 10), state)
+    >>> y.shape, state.memory.shape
+    (torch.Size([2, 5, 16]), torch.Size([2, 8, 8, 8]))
+
+    The defaults are the paper's equations. The published code of the catbAbI experiments differs in
+    `write_scale=1/memory_size, tanh_first_query=False, residual=False`.
+
+    Args:
+        input_size: size of x.
+        hidden_size: size of the slow LSTM; not used where `slow` is given.
+        memory_size: d, size of keys and values.
+        num_reads: N_r, length of the chain of reads.
+        slow: any other core to control the memory, in place of an LSTM.
+        second_key_size: size of k2 and of e, where it differs from memory_size.
+        value_size: size of v, where it differs from memory_size (then num_reads must be 1).
+        write_scale: factor on every write; 1 in the paper.
+        tanh_first_query: put tanh on n⁽⁰⁾ (eq. 5).
+        tanh_queries: put tanh on e⁽ⁱ⁾ (eq. 6).
+        residual: give h + W_o n rather than W_o n.
+        pairing: "product" (k1 ⊗ k2), or "concatenation" ([k1; k2], appendix E).
+        backend: which implementation of the recurrence runs; see `fastweights doctor`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 256,
+        memory_size: int = 32,
+        num_reads: int = 3,
+        *,
+        slow: Core | None = None,
+        second_key_size: int | None = None,
+        value_size: int | None = None,
+        write_scale: float = 1.0,
+        tanh_first_query: bool = True,
+        tanh_queries: bool = True,
+        residual: bool = True,
+        pairing: str = "product",
+        backend: str = "auto",
+    ):
+        super().__init__()
+        self.slow = LSTM(input_size, hidden_size) if slow is None else slow
+        hidden_size = self.slow.output_size
+        self.input_size, self.output_size = input_size, hidden_size
+        self.first_key_size, self.num_reads = memory_size, num_reads
+        self.second_key_size, self.value_size = second_key_size or memory_size, value_size or memory_size
+        if num_reads > 1 and self.value_size != memory_size:
+            raise ValueError(
+                f"a chain of {num_reads} reads needs value_size equal to memory_size, not {self.value_size} and "
+                f"{memory_size}: set num_reads to 1 or leave value_size out"
+            )
+        self.residual, self.pairing = residual, pairing
+        self.options = {
+            "write_scale": write_scale,
+            "tanh_first_query": tanh_first_query,
+            "tanh_queries": tanh_queries,
+            "pairing": pairing,
+            "backend": backend,
+        }
+        S, R, V = self.first_key_size, self.second_key_size, self.value_size
+        self.write = nn.Linear(hidden_size, S + R + V + 1)  # k1, k2, v, β
+        self.read = nn.Linear(hidden_size, S + num_reads * R)  # n⁽⁰⁾, e⁽¹⁾ …
+        self.output = nn.Linear(V, hidden_size)
+        nn.init.xavier_uniform_(self.write.weight)
+        nn.init.xavier_uniform_(self.read.weight)
+
+    @property
+    def state_law(self) -> str:  # a memory over a slow core keeps the law that the slow core keeps
+        return self.slow.state_law
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The slow core's."""
+        return self.slow.losses
+
+    def initial_state(self, batch_size: int) -> FWMState:
+        S, R, V = self.first_key_size, self.second_key_size, self.value_size
+        shape = (S, R, V) if self.pairing == "product" else (S + R, V)
+        return FWMState(self.slow.initial_state(batch_size), self.write.weight.new_zeros(batch_size, *shape))
+
+    def input_projection(self, x: Tensor) -> Tensor | None:
+        """The slow core's."""
+        return self.slow.input_projection(x)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: FWMState | None = None,
+        *,
+        reads: Tensor | None = None,
+        valid: Tensor | None = None,
+        resets: Tensor | None = None,
+        projected: bool = False,
+    ) -> tuple[Tensor, FWMState]:
+        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
+        slow_state, memory = self.initial_state(x.shape[0]) if state is None else state
+        h, slow_state = self.slow(x, slow_state, valid=valid, resets=resets, projected=projected)
+        k1, k2, v, n, e, beta = self.keys_and_queries(h)
+        n, memory = fast_weight_memory(
+            k1, k2, v, beta, n, e, memory, reads=reads, valid=valid, resets=resets, **self.options
+        )
+        y = self.output(n)
+        return (h + y if self.residual else y), FWMState(slow_state, memory)
+
+    def keys_and_queries(self, h: Tensor) -> tuple[Tensor, ...]:
+        """What the slow core's output h `[B, T, H]` asks of the memory: k1, k2, v (eq. 1), n⁽⁰⁾, e, β (eq. 2)."""
+        S, R, V = self.first_key_size, self.second_key_size, self.value_size
+        k1, k2, v, beta = self.write(h).split([S, R, V, 1], -1)
+        n, e = self.read(h).split([S, self.num_reads * R], -1)
+        # the published code opens the write gate by 1 at the start; a bias could learn the same
+        beta = torch.sigmoid(beta + 1).squeeze(-1)
+        return k1.tanh(), k2.tanh(), v.tanh(), n, e.unflatten(-1, (self.num_reads, R)), beta

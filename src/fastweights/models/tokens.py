@@ -1,0 +1,75 @@
+"""A token model: an embedding and a softmax put on any core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, embedding
+
+from fastweights.cores.contract import Core
+
+
+class TokenModel(nn.Module):
+    """Predict the next token with any core (the paper's section 3.1: embedding, core, softmax without bias).
+
+    >>> from fastweights.cores import FastWeightMemory
+    >>> model = TokenModel(180, FastWeightMemory(256))
+    >>> logits, state = model(torch.randint(180, (2, 10)))
+    >>> logits.shape
+    torch.Size([2, 10, 180])
+
+    Args:
+        vocabulary_size: number of tokens V.
+        core: any core; its input_size is the size of the embedding.
+        token_dropout: probability with which an input token's whole embedding is zero.
+        embedding_dropout: probability with which an element of an embedding is zero.
+    """
+
+    def __init__(
+        self, vocabulary_size: int, core: Core, *, token_dropout: float = 0.0, embedding_dropout: float = 0.0
+    ):
+        super().__init__()
+        self.token_dropout, self.embedding_dropout = token_dropout, embedding_dropout
+        self.embedding = nn.Embedding(vocabulary_size, core.input_size)  # N(0, 1)
+        self.core = core
+        self.softmax = nn.Linear(core.output_size, vocabulary_size, bias=False)
+        nn.init.xavier_normal_(self.softmax.weight)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: Any = None,
+        *,
+        reads: Tensor | None = None,
+        valid: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Return the logits of the next token and the new state.
+
+        Args:
+            tokens: `[B, T]` int64.
+            state: the core's state, or None to start afresh.
+            reads: `[B, T]` bool, where logits are needed.
+            valid: `[B, T]` bool, where time passes.
+            resets: `[B, T]` bool, where a row starts afresh.
+
+        Returns:
+            Logits `[B, T, V]`, or `[P, V]` for the P positions of `reads`, row by row; and the state.
+        """
+        x, projected = self._inputs(tokens)
+        y, state = self.core(x, state, reads=reads, valid=valid, resets=resets, projected=projected)
+        return self.softmax(y if reads is None else y[reads]), state
+
+    def _inputs(self, tokens: Tensor) -> tuple[Tensor, bool]:
+        drops = self.training and (self.token_dropout or self.embedding_dropout)
+        if not drops and tokens.numel() > self.embedding.num_embeddings:
+            table = self.core.input_projection(self.embedding.weight)
+            if table is not None:  # project the vocabulary once instead of every token
+                return embedding(tokens, table), True
+        x = self.embedding(tokens)
+        if drops:
+            kept = dropout(torch.ones_like(tokens, dtype=x.dtype), self.token_dropout)
+            x = dropout(x * kept.unsqueeze(-1), self.embedding_dropout)
+        return x, False
