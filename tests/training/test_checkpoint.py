@@ -100,6 +100,15 @@ def test_shared_strided_conjugate_and_trained_tensors_are_saved_as_they_look(tmp
     assert torch.equal(load(tmp_path / "one.safetensors")[0]["base"], base)
 
 
+def test_loaded_tensors_do_not_hang_on_the_file(tmp_path):
+    path = tmp_path / "one.safetensors"
+    save(path, {"x": torch.ones(1000)}, {})
+    tensors, _ = load(path)
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(tensors["x"], torch.ones(1000))
+
+
 @settings(max_examples=50, deadline=None)  # a slow disk is no failure
 @given(metadata=st.dictionaries(st.text(), json_values, max_size=4))
 def test_metadata_come_back_exactly(tmp_path_factory, metadata):

@@ -93,6 +93,21 @@ def test_create_lets_go_of_the_lock_when_it_fails(tmp_path, monkeypatch):
         assert run.read_config() == {"seed": 3}
 
 
+def test_of_two_that_create_the_same_run_at_once_one_is_refused(tmp_path, monkeypatch):
+    lock = RunFolder.lock
+
+    def lock_too_late(run):
+        monkeypatch.setattr(RunFolder, "lock", lock)
+        RunFolder.create(tmp_path, {"seed": "the other's"}).unlock()
+        run.lock()
+
+    monkeypatch.setattr(RunFolder, "lock", lock_too_late)
+    with pytest.raises(UserError, match="already holds a run"):
+        RunFolder.create(tmp_path, {"seed": "mine"})
+    with RunFolder.open(tmp_path) as run:
+        assert run.read_config() == {"seed": "the other's"}
+
+
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_open_refuses_a_folder_without_a_run(tmp_path, name):
     with pytest.raises(UserError, match=r"holds no run \(no config.yaml\); check the path"):

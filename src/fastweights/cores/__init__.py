@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
+from fastweights import specs
 from fastweights.cores.contract import Core, map_state, state_size
 from fastweights.cores.fwm import FastWeightMemory
 from fastweights.cores.lstm import LSTM, LSTMStack
-from fastweights.errors import UserError, nearest
 
 __all__ = ["CORES", "LSTM", "Core", "FastWeightMemory", "LSTMStack", "build", "map_state", "state_size"]
 
@@ -28,25 +27,7 @@ def build(spec: dict[str, Any], input_size: int) -> Core:
     Raises:
         UserError: where the type or an argument does not exist, or a value is of the wrong kind.
     """
-    options = dict(spec)
-    name = options.pop("type", None)
-    if name not in CORES:
-        raise UserError(
-            f'There is no core "{name}"{nearest(str(name), CORES)} Set model.core.type to one of {", ".join(CORES)}.'
-        )
-    known = {key: p for key, p in inspect.signature(CORES[name]).parameters.items() if key != "input_size"}
-    for key, value in options.items():
-        if key not in known:
-            raise UserError(
-                f'The core "{name}" has no option "{key}"{nearest(key, known)} It has: {", ".join(known)}.'
-            )
-        default = known[key].default
-        wanted = int | float if isinstance(default, float) else type(default)
-        if default is not None and (not isinstance(value, wanted) or isinstance(value, bool) != (default is True or default is False)):
-            raise UserError(f'model.core.{key} is {value!r}; it must be like {default!r}.')
-    if isinstance(options.get("slow"), dict):
-        options["slow"] = build(options["slow"], input_size)
-    try:
-        return CORES[name](input_size, **options)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f'The core "{name}" cannot be built: {error}.') from error
+    spec = dict(spec)
+    if isinstance(spec.get("slow"), dict):
+        spec["slow"] = build(spec["slow"], input_size)
+    return specs.build("core", CORES, spec, input_size)

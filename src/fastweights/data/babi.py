@@ -1,9 +1,9 @@
 """bAbI stories: their form, their files, their vocabulary and their counts.
 
-A story is a list of statements and questions about one small world. On disk (bAbI v1.2, Weston et al. 2015) it is a
-run of lines `index text`, a question's line ending in `<tab>answer<tab>supporting line numbers`; the index starts
-again at 1 with each story. For a model it is one sequence of lower-cased words in which the answer follows each
-question mark (catbAbI; Learning Associative Inference Using Fast Weight Memory, appendix D).
+A story is a list of statements and questions about one small world. On disk (bAbI v1.2, Weston et al. 2015)
+it is a run of lines `index text`, a question's line ending in `<tab>answer<tab>supporting line numbers`; the
+index starts again at 1 with each story. For a model it is one sequence of lower-cased words in which answers
+follow the question marks (catbAbI; Learning Associative Inference Using Fast Weight Memory, appendix D).
 """
 
 from __future__ import annotations
@@ -53,8 +53,15 @@ class EncodedStory:
     targets: np.ndarray
 
 
-TASK_COUNT = 20
+TASK_NAMES = (
+    "one supporting fact", "two supporting facts", "three supporting facts", "two argument relations",
+    "three argument relations", "yes or no", "counting", "lists and sets", "simple negation", "indefinite knowledge",
+    "basic coreference", "conjunction", "compound coreference", "time reasoning", "basic deduction", "basic induction",
+    "positional reasoning", "size reasoning", "path finding", "agents' motivations",
+)  # fmt: skip
+TASK_COUNT = len(TASK_NAMES)
 SPLITS = ("train", "valid", "test")
+_USE_BABI = "give a file of bAbI v1.2 such as en-valid-10k/qa1_train.txt"
 
 PAD = 0
 EOS = 1
@@ -121,14 +128,18 @@ def parse_tasks(text: str) -> tuple[int, ...]:
         first = int(match[1])
         last = int(match[2] or first)
         if first > last:
-            raise UserError(f'the range "{part.strip()}" in the tasks "{text}" runs backwards; write {last}-{first}')
+            raise UserError(
+                f'the range "{part.strip()}" in the tasks "{text}" runs backwards; write {last}-{first}'
+            )
         # Looking at the range's ends first keeps a range such as 1-999999999 from being spelled out.
         _check_task(first)
         _check_task(last)
         tasks += range(first, last + 1)
     repeated = [task for task in tasks if tasks.count(task) > 1]
     if repeated:
-        raise UserError(f'task {repeated[0]} stands more than once in the tasks "{text}"; name each task once')
+        raise UserError(
+            f'task {repeated[0]} stands more than once in the tasks "{text}"; name each task once'
+        )
     return tuple(sorted(tasks))
 
 
@@ -157,7 +168,9 @@ def read_file(path: str | Path) -> list[Story]:
     path = Path(path)
     name = re.match(r"qa([0-9]{1,9})_", path.name)
     if not name:
-        raise UserError(f"the name of {path} does not tell its task; name the file like {file_name(3, 'train')}")
+        raise UserError(
+            f"the name of {path} does not tell its task; name the file like {file_name(3, 'train')}"
+        )
     task = int(name[1])
     _check_task(task)
 
@@ -167,7 +180,9 @@ def read_file(path: str | Path) -> list[Story]:
         where = f"{path}:{number}"
         match = re.fullmatch(r"([0-9]{1,9}) (.+)", text)
         if not match:
-            raise UserError(f'the line {_shown(text)} at {where} has no index, as in "1 Mary moved."; {_USE_BABI}')
+            raise UserError(
+                f'the line {_shown(text)} at {where} has no index, as in "1 Mary moved."; {_USE_BABI}'
+            )
         index = int(match[1])
         if index == 1 and lines:
             stories.append(_finished(task, lines, f"{path}:{number - 1}"))
@@ -181,7 +196,10 @@ def read_file(path: str | Path) -> list[Story]:
 
 
 def read_split(
-    directory: str | Path, split: str, tasks: Iterable[int] = range(1, TASK_COUNT + 1), as_published: bool = False
+    directory: str | Path,
+    split: str,
+    tasks: Iterable[int] = range(1, TASK_COUNT + 1),
+    as_published: bool = False,
 ) -> list[Story]:
     """Return the stories of a split, task after task; as published, each file's last story is left out.
 
@@ -189,7 +207,9 @@ def read_split(
     """
     directory = _existing(directory)
     if split not in SPLITS:
-        raise UserError(f'there is no split "{split}"{nearest(split, SPLITS)}; the splits are {", ".join(SPLITS)}')
+        raise UserError(
+            f'there is no split "{split}"{nearest(split, SPLITS)}; the splits are {", ".join(SPLITS)}'
+        )
     tasks = tuple(tasks)
     for task in tasks:
         _check_task(task)
@@ -197,11 +217,12 @@ def read_split(
     if missing:
         present = [task for task in tasks if task not in missing]
         names = ", ".join(file_name(task, split) for task in missing)
-        if present:
-            remedy = f"go on without with --tasks {format_tasks(present)} (in a recipe, task.tasks)"
-        else:
-            remedy = "give the folder en-valid-10k of bAbI v1.2, or another that holds them"
-        raise UserError(f"{directory} does not hold {names}; {remedy}")
+        if not present:
+            raise UserError(f"{directory} holds none of {names}; give a folder of bAbI v1.2 that has them")
+        raise UserError(
+            f"{directory} does not hold {names}; "
+            f"go on without with --tasks {format_tasks(present)} (in a recipe, task.tasks)"
+        )
     stories: list[Story] = []
     for task in tasks:
         stories += _read_counted(directory / file_name(task, split), as_published)
@@ -212,8 +233,8 @@ def statistics(directory: str | Path, as_published: bool = False) -> dict[str, d
     """Return the counts of each split and task that a directory holds, and the names of the files it lacks.
 
     Each split maps to `{stories, questions, tokens, tasks: {task: {stories, questions, tokens}}, missing}`.
-    A token is a word, a full stop, a question mark or an answer; end-of-story tokens are not counted, because this
-    way of counting, with `as_published`, gives exactly the authors' 570,894 tokens of en-valid-10k's valid files.
+    A token is a word, a full stop, a question mark or an answer, but not an end of story: so counted, and
+    `as_published`, the valid files of en-valid-10k hold exactly the authors' 570,894 tokens.
     """
     directory = _existing(directory)
     result: dict[str, dict] = {}
@@ -227,18 +248,15 @@ def statistics(directory: str | Path, as_published: bool = False) -> dict[str, d
             else:
                 missing.append(path.name)
         if per_task:
-            totals = {
-                key: sum(counts[key] for counts in per_task.values()) for key in ("stories", "questions", "tokens")
-            }
+            keys = ("stories", "questions", "tokens")
+            totals = {key: sum(counts[key] for counts in per_task.values()) for key in keys}
             result[split] = {**totals, "tasks": per_task, "missing": missing}
     if not result:
         raise UserError(
-            f"{directory} holds no bAbI file such as {file_name(1, 'train')}; give the folder en-valid-10k of bAbI v1.2"
+            f"{directory} holds no bAbI file such as {file_name(1, 'train')}; "
+            "give the folder en-valid-10k of bAbI v1.2"
         )
     return result
-
-
-_USE_BABI = "give a file of bAbI v1.2 such as en-valid-10k/qa1_train.txt"
 
 
 @lru_cache(maxsize=2**16)
@@ -299,7 +317,7 @@ def _parse_line(text: str, earlier: list[Statement | Question], where: str) -> S
     for word in _line_words(line):
         if word not in _IDS:
             raise UserError(
-                f"the word {_shown(word)} at {where} is not among the {len(VOCABULARY) - 2} words of bAbI v1.2"
+                f"the word {_shown(word)} at {where} is none of bAbI's {len(VOCABULARY) - 2} words"
                 f"{nearest(word, VOCABULARY)}; mend the file, or {_USE_BABI}"
             )
     return line
@@ -322,7 +340,7 @@ def _parse_support(fields: list[str], earlier: list[Statement | Question], where
 def _finished(task: int, lines: list[Statement | Question], where: str) -> Story:
     if isinstance(lines[-1], Statement):
         raise UserError(
-            f"the story that ends at {where} does not end with a question, so the file is probably cut short; "
+            f"the story that ends at {where} has no question at its end, the file is probably cut short; "
             "fetch it again"
         )
     return Story(task, tuple(lines))

@@ -59,7 +59,7 @@ class FileStories:
 class GeneratedStories:
     """Endless new stories of the given tasks, each task drawn equally often or in proportion to its weight.
 
-    The split between tasks is by stories, not by questions: `weights={1: 1, 4: 5}` draws five of task 4 for one of 1.
+    Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1.
     """
 
     epoch_length = None
@@ -71,9 +71,13 @@ class GeneratedStories:
         self._tasks = tuple(tasks)
         unknown = [task for task in self._tasks if task not in TASKS]
         if unknown:
-            raise UserError(f"no stories of task {unknown[0]} can be generated; choose from {format_tasks(TASKS)}")
+            raise UserError(
+                f"no stories of task {unknown[0]} can be generated; choose from {format_tasks(TASKS)}"
+            )
         if not self._tasks:
-            raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
+            raise UserError(
+                "no task is named to generate stories of; name at least one, for example --tasks 1"
+            )
         self._seed = seed
         self._shares = np.cumsum(_proportions(self._tasks, weights))
         self._generate = generate_story
@@ -101,7 +105,7 @@ def shuffled(items: Sequence[Item], seed: int = 0) -> list[Item]:
     return [items[place] for place in _permutation(len(items), seed, epoch=0)]
 
 
-# Keeps the draws of tasks apart from the random numbers that make the stories, which start from the same seed.
+# Keeps the draws of tasks apart from the random numbers of the stories, which start from the same seed.
 _TASK_DRAWS = 0x7A5C
 
 
@@ -121,7 +125,11 @@ def _proportions(tasks: Sequence[int], weights: Mapping[int, float] | None) -> l
         return [1.0] * len(tasks)
     if set(weights) != set(tasks):
         task = min(set(weights) ^ set(tasks))
-        raise UserError(f"task {task} stands in only one of task.tasks and task.weights; give each task a weight")
+        raise UserError(
+            f"task {task} stands in only one of task.tasks and task.weights; give each task a weight"
+        )
     if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise UserError(f"the weights of tasks {dict(weights)} are no proportions; give numbers from 0 up, not all 0")
+        raise UserError(
+            f"the weights of tasks {dict(weights)} are no proportions; give numbers from 0 up, not all 0"
+        )
     return [float(weights[task]) for task in tasks]

@@ -1,4 +1,4 @@
-"""Stories joined end to end in rows, cut into segments, and a cursor that goes on exactly where it was saved."""
+"""Stories joined end to end in rows, cut into segments, with a cursor that goes on exactly where it stood."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastweights.errors import UserError
 
 
 class Segment(NamedTuple):
-    """The next tokens of every row: inputs, targets and tasks, all `[B, L]` int64, 0 where a row has run out."""
+    """The next tokens of every row: all three arrays `[B, L]` int64, and 0 where a row has run out."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -21,7 +21,7 @@ class Segment(NamedTuple):
 
 
 class Streams:
-    """Rows of concatenated stories, each row fed the next story whenever it is the shortest (the lowest of equals).
+    """Rows of joined stories; the shortest row, the lowest of equals, is always fed the next story.
 
     When an epoch's stories are used up the rows are read to their ends, padded, before the next epoch starts.
 
@@ -31,7 +31,9 @@ class Streams:
 
     def __init__(self, source: StorySource, rows: int, length: int) -> None:
         if rows < 1 or length < 1:
-            raise UserError(f"{rows} rows of {length} tokens cannot be read; give at least one row and one token")
+            raise UserError(
+                f"{rows} rows of {length} tokens cannot be read; give at least one row and one token"
+            )
         self._source = source
         self._length = length
         self._rows = [_Row() for _ in range(rows)]
@@ -45,17 +47,18 @@ class Streams:
 
     def next_segment(self) -> Segment:
         """Return the next `[B, L]` tokens; raise StopIteration when the source has ended."""
-        if self._between_epochs() and self._source_has_ended():
+        if self._at_epoch_boundary() and self._is_empty() and self._source_has_ended():
             raise StopIteration
         self._feed()
         # Padding and the task at padding are 0, so the rows need only write what they have.
-        segment = Segment(*(np.full((len(self._rows), self._length), PAD, dtype=np.int64) for _ in Segment._fields))
+        shape = (len(self._rows), self._length)
+        segment = Segment(*(np.full(shape, PAD, dtype=np.int64) for _ in Segment._fields))
         for number, row in enumerate(self._rows):
             row.read(*(array[number] for array in segment))
         return segment
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor: the next story's index and, for each row, its stories' indices and the first's offset."""
+        """Return the cursor: the next story's index, and each row's stories with the place in the first."""
         return {
             "next": self._next,
             "epoch_length": self._source.epoch_length,
@@ -82,10 +85,10 @@ class Streams:
                 row.append(index, self._source[index])
             row.skip(offset)
 
-    def _between_epochs(self) -> bool:
-        return self._may_start_epoch() and not any(row.left for row in self._rows)
+    def _is_empty(self) -> bool:
+        return not any(row.left for row in self._rows)
 
-    def _may_start_epoch(self) -> bool:
+    def _at_epoch_boundary(self) -> bool:
         epoch_length = self._source.epoch_length
         return epoch_length is not None and self._next % epoch_length == 0
 
@@ -99,15 +102,15 @@ class Streams:
     def _feed(self) -> None:
         while True:
             row = min(self._rows, key=_left)  # the first of equals, hence the lowest
-            draining = self._may_start_epoch() and not self._between_epochs()
-            if row.left >= self._length or draining:
+            epoch_is_used_up = self._at_epoch_boundary() and not self._is_empty()
+            if row.left >= self._length or epoch_is_used_up:
                 return
             row.append(self._next, self._source[self._next])
             self._next += 1
 
 
 class _Row:
-    """The unread stories of one row: `left` tokens, the first of them `offset` tokens into the first story."""
+    """The unread stories of one row: `left` tokens, of which the next is `offset` into the first story."""
 
     __slots__ = ("left", "offset", "stories")
 

@@ -197,7 +197,7 @@ def _let_go(descriptor: int) -> None:
 
 
 def _lock_byte(descriptor: int, mode: int) -> None:
-    """Lock or unlock, on Windows, a byte far behind the end, since a locked byte of text could not be read."""
+    """Lock or unlock, on Windows, a byte far behind the end, since locked text could not be read."""
     os.lseek(descriptor, 1 << 30, os.SEEK_SET)
     msvcrt.locking(descriptor, mode, 1)
     os.lseek(descriptor, 0, os.SEEK_SET)

@@ -1,0 +1,252 @@
+"""The command line: `fastweights train|evaluate|recipes|data|bench|doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from fastweights.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    parser = _parser()
+    namespace, rest = parser.parse_known_args(arguments)
+    if rest and not getattr(namespace, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    namespace.overrides = rest
+    try:
+        return namespace.run(namespace) or 0
+    except UserError as error:
+        print(f"fastweights: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastweights",
+        description="Sequence models that learn facts as they read, store them in fast weights, and chain them to answer.",
+        epilog="Begin with:  fastweights train catbabi-qa/fwm-quick",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, run, epilog: str = "", within=commands) -> argparse.ArgumentParser:
+        sub = within.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+        return sub
+
+    recipes = command("recipes", "List what can be trained, with each model's weights and memory size.", _recipes)
+    recipes.add_argument("name", nargs="?", help="show this recipe whole")
+
+    train = command("train", "Train a recipe; the run folder keeps everything.", _train, TRAIN_HELP)
+    train.set_defaults(takes_overrides=True)
+    train.add_argument("recipe", nargs="?", help="a name from `fastweights recipes`, or a YAML file of your own")
+    train.add_argument("--data", metavar="DIR", help="the task's files; without it, stories are generated")
+    train.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE)")
+    train.add_argument("--seed", type=int, help="seed of weights, data order and dropout (training.seed)")
+    train.add_argument("--tasks", help="bAbI's tasks to read, such as 1,2,4-20 (task.tasks)")
+    train.add_argument("--resume", action="store_true", help="go on where the run in --out stopped, bit for bit")
+    train.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+
+    evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity at the answers.", _evaluate)
+    evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT")
+    evaluate.add_argument("--data", metavar="DIR", help="the task's files (default: what the model was trained on)")
+    evaluate.add_argument("--generated", action="store_true", help="ask generated stories, whatever it was trained on")
+    evaluate.add_argument("--split", default="valid", choices=("valid", "test"))
+    evaluate.add_argument("--tasks", help="bAbI's tasks to ask, such as 1,2,4-20 (default: the model's)")
+    evaluate.add_argument("--rows", type=int, default=1, help="streams read side by side: 1 for a final figure (default), 128 for speed")
+    evaluate.add_argument("--from-zero", action="store_true", help="start from an empty state, not from the state carried out of training")
+
+    data = commands.add_parser("data", help="Look at data.", description="Look at data.")
+    data_commands = data.add_subparsers(metavar="COMMAND", required=True)
+    stats = command("stats", "Count stories, questions and tokens (the paper's table 3), and name what is missing.", _data_stats, within=data_commands)
+    stats.add_argument("directory", metavar="DIR", help="a directory of bAbI's files, such as en-valid-10k")
+    stats.add_argument("--as-published", action="store_true", help="count as the authors' script does, which loses each file's last story")
+
+    bench = command("bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench)
+    bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
+    bench.add_argument("--rows", type=int, default=32)
+    bench.add_argument("--length", type=int, default=200)
+
+    command("doctor", "Say what this machine can run, what would be chosen, and why.", _doctor)
+    return parser
+
+
+TRAIN_HELP = """\
+Every value of a recipe can be changed on the command line:
+  fastweights train catbabi-qa/fwm --training.steps 1000 --model.core.memory_size 16
+  fastweights train catbabi-qa/fwm --data en-valid-10k --tasks 1,2,4-20
+  fastweights train catbabi-qa/fwm --resume          # after Ctrl-C, a crash or a power cut
+`fastweights recipes NAME` shows all the values of a recipe and what they mean.
+"""
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False))
+
+
+def _console(quiet: bool):
+    from rich.console import Console
+
+    return Console(stderr=quiet, highlight=False)
+
+
+def _recipes(args: argparse.Namespace) -> None:
+    from fastweights import recipes
+
+    if args.name:
+        text = recipes.path(args.name).read_text(encoding="utf-8")
+        recipe = recipes.load(args.name)
+        if args.json:
+            _print_json(recipe.to_dict())
+        else:
+            print(text + "\n" + recipes.explain(recipe))
+        return
+    if args.json:
+        _print_json(recipes.names())
+        return
+    from rich.table import Table
+
+    table = Table("recipe", "weights", "memory", "what", box=None, pad_edge=False)
+    for name in recipes.names():
+        recipe = recipes.load(name)
+        weights, memory = recipes.size(recipe)
+        table.add_row(name, f"{weights:,}", f"{memory:,}", recipe.description)
+    _console(False).print(table)
+
+
+def _train(args: argparse.Namespace) -> int:
+    import torch
+
+    from fastweights import recipes
+    from fastweights.training.display import ProgressObserver, task_table
+    from fastweights.training.runs import RunFolder
+    from fastweights.training.supervised import Interrupted, Trainer
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.recipe is None and not (args.resume and args.out):
+        raise UserError("Say what to train: `fastweights train RECIPE`, a name from `fastweights recipes`.")
+    out = args.out or f"runs/{args.recipe}"
+    console = _console(args.json)
+    if args.resume:
+        run = RunFolder.open(out)
+        config = run.read_config()
+        if args.overrides or args.seed is not None or args.tasks or args.data:
+            raise UserError(f"A resumed run keeps the settings in {run.config}; leave {_given(args)} out.")
+        recipe, data = recipes.load(None, config["recipe"]), config["data"]
+        run.lock()
+    else:
+        overrides = list(args.overrides)
+        if args.seed is not None:
+            overrides.append(f"--training.seed={args.seed}")
+        if args.tasks:
+            overrides.append(f"--task.tasks={args.tasks}")
+        recipe, data = recipes.load(args.recipe, overrides), args.data
+        recipes.check(recipe, data)
+        run = RunFolder.create(out, {"recipe": recipe.to_dict(), "data": data})
+    with run, ProgressObserver(console) as observer:
+        trainer = Trainer(recipe, run, data, observer)
+        if args.resume:
+            trainer.resume()
+        weights, memory = recipes.size(recipe)
+        console.print(f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}; run folder {out}")
+        try:
+            metrics = trainer.train()
+        except Interrupted:
+            observer.stop()
+            console.print(f"Stopped after step {trainer.step}, all saved. Go on with: fastweights train --resume --out {out}")
+            return 130
+    metrics = metrics or (run.records() or [{}])[-1].get("valid", {})
+    if args.json:
+        _print_json({"run": str(out), "step": trainer.step, **metrics})
+    elif metrics:
+        console.print(task_table(metrics, trainer.task))
+        console.print(f"Ask it more with: fastweights evaluate {out}")
+    return 0
+
+
+def _given(args: argparse.Namespace) -> str:
+    names = [f"--{name}" for name in ("seed", "tasks", "data") if getattr(args, name) is not None]
+    return ", ".join([*names, *args.overrides])
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from fastweights import recipes, tasks
+    from fastweights.training.display import evaluation_progress, task_table
+    from fastweights.training.evaluate import evaluate
+    from fastweights.training.supervised import load_model
+
+    model, state, metadata = load_model(args.path)
+    recipe = recipes.load(None, metadata["recipe"])
+    if args.tasks:
+        recipe.task["tasks"] = args.tasks
+    task = tasks.build(recipe.task)
+    data = None if args.generated else args.data or metadata["data"]
+    stories = task.evaluation_stories(data, args.split)
+    batches = task.evaluation_batches(data, args.split, args.rows)
+    console = _console(args.json)
+    with evaluation_progress(console, stories) as on_batch:
+        metrics = evaluate(model, batches, args.rows, None if args.from_zero else state, on_batch)
+    metrics = {"split": args.split, "stories": len(stories), "step": metadata["step"], **metrics}
+    if args.json:
+        _print_json(metrics)
+    else:
+        console.print(task_table(metrics, task))
+
+
+def _data_stats(args: argparse.Namespace) -> None:
+    from fastweights.data.babi import statistics
+
+    found = statistics(args.directory, args.as_published)
+    if args.json:
+        _print_json(found)
+        return
+    from rich.table import Table
+
+    console = _console(False)
+    table = Table("split", "stories", "questions", "tokens", "tasks", box=None, pad_edge=False)
+    for split, counts in found.items():
+        table.add_row(split, *(f"{counts[key]:,}" for key in ("stories", "questions", "tokens")), str(len(counts["tasks"])))
+    console.print(table)
+    for split, counts in found.items():
+        if counts["missing"]:
+            console.print(f"missing in {split}: {', '.join(counts['missing'])}")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from fastweights import bench
+
+    result = bench.run(args.rows, args.length, args.repeats, _console(args.json))
+    if args.json:
+        _print_json(result)
+    else:
+        _console(False).print(bench.table(result))
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from fastweights import doctor
+
+    report = doctor.report()
+    if args.json:
+        _print_json(report)
+    else:
+        _console(False).print(doctor.text(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Recipes: one YAML file a row of a results table, shipped inside the package.
+
+A recipe names a task, a model and how to train it. `Recipe` is what such a file may say; every value can be changed on
+the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from fastweights.errors import UserError, nearest
+
+
+@dataclass
+class ModelOptions:
+    """The model: an embedding, a core, a softmax."""
+
+    core: dict[str, Any] = field(default_factory=lambda: {"type": "fwm"})
+    """The core's type and options, for example --model.core.memory_size 16."""
+    embedding_size: int = 256
+    """Size of a token's embedding."""
+    token_dropout: float = 0.0
+    """Probability with which a whole token is dropped from the input."""
+    embedding_dropout: float = 0.0
+    """Probability with which an element of an embedding is dropped."""
+
+
+@dataclass
+class TrainingOptions:
+    """How the model is trained."""
+
+    steps: int = 50_000
+    """Number of updates."""
+    rows: int = 32
+    """Batch size: rows of the stream that are read side by side."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate, at its highest."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up: stays, or falls to 0 along a cosine."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient, or null for no clipping."""
+    report_every: int = 50
+    """Steps between two records of the training loss."""
+    evaluate_every: int = 250
+    """Steps between two validations; also between two saves of the last checkpoint."""
+    evaluation_rows: int = 128
+    """Rows that are read side by side in a validation."""
+    seed: int = 0
+    """Seed of the weights, of the order of the data and of dropout."""
+
+
+@dataclass
+class Recipe:
+    """A task, a model and how to train it."""
+
+    description: str = ""
+    """One sentence on what this trains and where it comes from."""
+    task: dict[str, Any] = field(default_factory=lambda: {"type": "catbabi"})
+    """The task's type and options, for example --task.tasks 1,2,4-20."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    """The model."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """How it is trained."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as nested dictionaries of plain values."""
+        return asdict(self)
+
+
+def names() -> list[str]:
+    """The names of the shipped recipes.
+
+    >>> "catbabi-qa/fwm" in names()
+    True
+    """
+    root = resources.files(__package__)
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def path(name: str) -> Path:
+    """The file of a shipped recipe, or of one of the user's own (a path that ends in .yaml).
+
+    Raises:
+        UserError: where there is no such recipe.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"There is no recipe file {name}; check the path.")
+        return Path(name)
+    if name not in names():
+        raise UserError(f'There is no recipe "{name}"{nearest(name, names())} See `fastweights recipes`.')
+    return Path(str(resources.files(__package__) / f"{name}.yaml"))
+
+
+def load(name: str | None = None, overrides: list[str] | dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe and check it, with overrides as on the command line or as a (nested) dictionary.
+
+    >>> load("catbabi-qa/fwm", ["--training.steps=10", "--model.core.memory_size=16"]).training.steps
+    10
+
+    Raises:
+        UserError: where a key does not exist or a value is of the wrong kind.
+    """
+    from jsonargparse import ArgumentParser
+
+    arguments = ArgumentParser(exit_on_error=False)
+    arguments.add_class_arguments(Recipe)
+    where = name or "the settings"
+    try:
+        if isinstance(overrides, dict):
+            return arguments.instantiate(arguments.parse_object(overrides))
+        if name is not None:
+            arguments.default_config_files = [str(path(name))]
+        return arguments.instantiate(arguments.parse_args(overrides or []))
+    except UserError:
+        raise
+    except Exception as error:  # jsonargparse raises several kinds
+        raise UserError(_explain(error, where)) from error
+
+
+def known_keys() -> list[str]:
+    """Every key that a recipe may have, dotted, the cores' and tasks' options included."""
+    from dataclasses import fields
+
+    from fastweights.cores import CORES
+    from fastweights.specs import options_of
+    from fastweights.tasks import TASKS
+
+    keys = ["description", "model.core.type", "task.type"]
+    keys += [f"model.{f.name}" for f in fields(ModelOptions)]
+    keys += [f"training.{f.name}" for f in fields(TrainingOptions)]
+    keys += [f"model.core.{key}" for core in CORES.values() for key in options_of(core, skip=1)]
+    keys += [f"task.{key}" for task in TASKS.values() for key in options_of(task)]
+    return list(dict.fromkeys(keys))
+
+
+def size(recipe: Recipe) -> tuple[int, int]:
+    """The number of a recipe's weights, and of the numbers in one row's state.
+
+    >>> size(load("catbabi-qa/fwm"))
+    (683745, 33280)
+    """
+    import torch
+
+    from fastweights import models, tasks
+    from fastweights.cores import state_size
+
+    with torch.random.fork_rng(devices=[]):
+        model = models.build(recipe.to_dict()["model"], tasks.build(recipe.task).vocabulary_size)
+    return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
+
+
+def check(recipe: Recipe, data: str | None) -> None:
+    """Find what is wrong with a recipe before a run folder is made for it.
+
+    Raises:
+        UserError: where a part cannot be built, a number makes no sense, or files are missing.
+    """
+    from fastweights import tasks
+
+    options = recipe.training
+    for key in ("steps", "rows", "report_every", "evaluate_every", "evaluation_rows"):
+        if getattr(options, key) < 1:
+            raise UserError(f"training.{key} is {getattr(options, key)}; it must be at least 1.")
+    if options.seed < 0:
+        raise UserError(f"training.seed is {options.seed}; it must not be negative.")
+    if not options.learning_rate > 0:
+        raise UserError(f"training.learning_rate is {options.learning_rate}; it must be positive.")
+    size(recipe)
+    task = tasks.build(recipe.task)
+    task.training_batches(data, 1, 0)
+    task.evaluation_batches(data, "valid", 1)
+
+
+def explain(recipe: Recipe) -> str:
+    """Say what each value of a recipe means."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from fastweights.cores import CORES
+    from fastweights.tasks import TASKS
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    arguments = ArgumentParser(usage="", add_help=False)
+    arguments.add_class_arguments(Recipe)
+    parts = [arguments.format_help().replace("usage: ", "").strip()]
+    parts += [f"task {recipe.task.get('type')}:\n{_arguments_of(TASKS[recipe.task['type']])}"]
+    parts += [f"core {recipe.model.core.get('type')}:\n{_arguments_of(CORES[recipe.model.core['type']])}"]
+    return "\n\n".join(parts)
+
+
+def _arguments_of(builder: type) -> str:
+    import inspect
+
+    return inspect.getdoc(builder).partition("Args:\n")[2].partition("\n\n")[0]
+
+
+def _explain(error: Exception, where: str) -> str:
+    import re
+
+    text = " ".join(str(error).split())
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|[Oo]ption '([\w.-]+)' is not accepted", text)
+    if unknown:
+        key = next(group for group in unknown.groups() if group)
+        return f'A recipe has no key "{key}"{nearest(key, known_keys())} It was given in {where} or on the command line.'
+    wrong = re.search(r'key "([\w.]+)": (.*)', text)
+    if wrong:
+        return f"{wrong[1]} cannot be what {where} or the command line says: {wrong[2]}"
+    return f"{where} cannot be read: {text}"

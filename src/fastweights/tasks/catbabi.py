@@ -1,0 +1,126 @@
+"""catbAbI: stories of bAbI joined into endless streams (Learning Associative Inference Using Fast Weight Memory, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from fastweights.data import babi
+from fastweights.data.sources import FileStories, GeneratedStories, InOrder, shuffled
+from fastweights.data.streams import Streams
+from fastweights.errors import UserError
+from fastweights.tasks.contract import Batch
+
+MODES = ("qa", "lm")
+
+
+class CatBabi:
+    """Answer the questions in a stream of stories; the state is carried from story to story.
+
+    Args:
+        mode: "qa" learns only what follows a question mark, "lm" every next word; both are measured at the answers.
+        tasks: which of bAbI's twenty tasks, such as "1,2,4-20"; "all" means all that the data offers: the twenty of
+            bAbI's files, or those that the package can generate.
+        segment_length: tokens a row reads between two updates (truncated BPTT).
+        as_published: reproduce the authors' counts: lose the last story of each file, and count the twenty task
+            numbers among the words (V = 200).
+        validation_stories: stories of each task in a generated validation or test split.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: str = "qa",
+        tasks: str = "all",
+        segment_length: int = 200,
+        as_published: bool = False,
+        validation_stories: int = 100,
+    ):
+        if mode not in MODES:
+            raise ValueError(f'mode is "{mode}"; it must be "qa" or "lm"')
+        self.mode, self.segment_length, self.as_published = mode, segment_length, as_published
+        self.validation_stories = validation_stories
+        self._tasks = None if tasks == "all" else babi.parse_tasks(str(tasks))
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.vocabulary())
+
+    def vocabulary(self) -> tuple[str, ...]:
+        return babi.vocabulary(self.as_published)
+
+    def tasks(self, data: str | None) -> tuple[int, ...]:
+        """The bAbI tasks that will be read from a directory, or generated where `data` is None."""
+        if data is not None:
+            return self._tasks or tuple(range(1, babi.TASK_COUNT + 1))
+        from fastweights.data.generate import TASKS
+
+        if self._tasks is None:
+            return tuple(sorted(TASKS))
+        missing = [task for task in self._tasks if task not in TASKS]
+        if missing:
+            raise UserError(
+                f"Stories of task {missing[0]} cannot be generated yet; give bAbI's files with --data DIR, or choose "
+                f"from --task.tasks {babi.format_tasks(TASKS)}."
+            )
+        return self._tasks
+
+    def group_names(self) -> dict[int, str]:
+        """What bAbI calls its tasks."""
+        return dict(enumerate(babi.TASK_NAMES, 1))
+
+    def describe(self, data: str | None) -> str:
+        origin = "endless generated stories" if data is None else f"the stories in {data}"
+        return f"{origin} of bAbI's tasks {babi.format_tasks(self.tasks(data))}, {self.mode.upper()} mode"
+
+    def training_batches(self, data: str | None, rows: int, seed: int) -> StoryBatches:
+        if data is None:
+            source = GeneratedStories(self.tasks(data), seed)
+        else:
+            source = FileStories(_read(data, "train", self.tasks(data), self.as_published), seed)
+        return StoryBatches(Streams(source, rows, self.segment_length), self.mode)
+
+    def evaluation_batches(self, data: str | None, split: str, rows: int) -> StoryBatches:
+        stories = shuffled(self.evaluation_stories(data, split))
+        return StoryBatches(Streams(InOrder(stories), rows, self.segment_length), self.mode)
+
+    def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
+        """The stories of a split, task after task; generated ones are the same each time."""
+        if data is not None:
+            return _read(data, split, self.tasks(data), self.as_published)
+        from fastweights.data.generate import generate_story
+
+        seed = {"valid": -1, "test": -2}.get(split)  # seeds of training are not negative
+        if seed is None:
+            raise UserError(f'Generated stories have the splits "valid" and "test", not "{split}"; choose one of them.')
+        return [generate_story(t, seed, i) for t in self.tasks(data) for i in range(self.validation_stories)]
+
+
+@lru_cache(maxsize=4)
+def _read(data: str, split: str, tasks: tuple[int, ...], as_published: bool) -> list[babi.Story]:
+    return babi.read_split(data, split, tasks, as_published)
+
+
+class StoryBatches:
+    """Segments of the streams as batches of tensors."""
+
+    def __init__(self, streams: Streams, mode: str):
+        self._streams, self._mode = streams, mode
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        inputs, targets, tasks = (torch.from_numpy(array) for array in next(self._streams))
+        valid = inputs != babi.PAD
+        answers = inputs == babi.QUESTION_MARK
+        return Batch(inputs, targets, answers if self._mode == "qa" else valid, valid, answers, tasks)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._streams.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._streams.load_state_dict(state)
