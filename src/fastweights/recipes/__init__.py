@@ -119,10 +119,11 @@ def load(name: str | None = None, overrides: list[str] | dict[str, Any] | None =
     where = name or "the settings"
     try:
         if isinstance(overrides, dict):
-            return arguments.instantiate(arguments.parse_object(overrides))
-        if name is not None:
-            arguments.default_config_files = [str(path(name))]
-        return arguments.instantiate(arguments.parse_args(overrides or []))
+            parsed = arguments.parse_object(overrides)
+        else:
+            arguments.default_config_files = [] if name is None else [str(path(name))]
+            parsed = arguments.parse_args(overrides or [])
+        return Recipe(**vars(arguments.instantiate(parsed)))
     except UserError:
         raise
     except Exception as error:  # jsonargparse raises several kinds

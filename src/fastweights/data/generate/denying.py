@@ -40,7 +40,7 @@ class IsThePersonStillThere(BlockStoryteller):
         return moving(self.rng, person, reached) if form == "move" else f"{person} is in the {reached}."
 
     def question(self) -> Question:
-        """Ask whether somebody told of lately is in a place; after a departure only that place can be asked."""
+        """Ask whether somebody told of lately is in a place: after a departure, in the place he left."""
         person = choose(self.rng, self.window).person
         is_there, place, line = self.known[person]
         answer = choose(self.rng, ("yes", "no")) if is_there else "no"

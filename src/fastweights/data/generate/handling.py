@@ -1,5 +1,10 @@
-"""People who move and handle objects: tasks 2, 3 (where an object is, was), 6 (where a person is), 7, 8 (who carries)."""
+"""People who move and handle objects.
 
+Tasks 2 (where is an object?), 3 (where was it?), 6 (is somebody there?), 7 and 8 (how many objects, and
+which, does somebody carry?).
+"""
+
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -20,15 +25,6 @@ class HandlingStoryteller(BlockStoryteller):
     def statement(self) -> str:
         """Let somebody do something."""
         return wording(self.rng, self.world.happen(self.kinds, self.line), self.there_after_taking)
-
-    def carrying(self, thing: str) -> tuple[Event, list[Event]]:
-        """Return the latest handling of a thing, and the carrier's moves while it was last carried (no giving)."""
-        handlings = self.world.handlings[thing]
-        latest = handlings[-1]
-        moves = self.world.arrivals[latest.person]
-        if latest.kind == "take":
-            return latest, moves[latest.moved :]
-        return latest, moves[handlings[-2].moved : latest.moved]
 
 
 class WhereIsTheObject(HandlingStoryteller):
@@ -85,6 +81,15 @@ class WhereWasTheObject(HandlingStoryteller):
             (handling.line, moves[stay].line, before.line),
         )
 
+    def carrying(self, thing: str) -> tuple[Event, list[Event]]:
+        """Return the latest handling of a thing, and the moves of its last carrier while he held it."""
+        handlings = self.world.handlings[thing]
+        latest = handlings[-1]
+        moves = self.world.arrivals[latest.person]
+        if latest.kind == "take":
+            return latest, moves[latest.moved :]
+        return latest, moves[handlings[-2].moved : latest.moved]
+
 
 class IsThePersonThere(HandlingStoryteller):
     """Task 6: the last move decides; takes and drops are noise."""
@@ -110,9 +115,9 @@ class CarryingStoryteller(HandlingStoryteller):
         handlings = [event for event in self.window if event.kind != "move"]
         return self.question_about(choose(self.rng, handlings).person) if handlings else None
 
+    @abstractmethod
     def question_about(self, person: str) -> Question:
         """Ask about what the person carries."""
-        raise NotImplementedError
 
 
 class HowManyAreCarried(CarryingStoryteller):

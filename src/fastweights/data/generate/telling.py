@@ -35,9 +35,9 @@ def wording(rng: Random, event: Event, there_after_taking: Sequence[str] = ALWAY
 
 
 class BlockStoryteller(ABC):
-    """Tells blocks of two statements, and asks after each block if there is something to ask, five times in all.
+    """Tells blocks of two statements, and asks one question after each if it can, until it has asked five.
 
-    A question starts from one of the last five events, drawn at random, so that the newest are asked about most.
+    A question starts from one of the last five events, drawn at random: what happens often is asked often.
     """
 
     number: ClassVar[int]

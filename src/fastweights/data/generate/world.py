@@ -1,8 +1,8 @@
 """The world behind the stories: people who move, and take, drop and give objects.
 
-The world keeps two things apart: the truth, which decides what can happen (`place`, `resting`, `holder`), and what has
-been told (`events`, `arrivals`, `handlings`, `doings`), from which questions are asked. The text never says where
-anybody or anything is at the start.
+Two things are kept apart: the truth (`place`, `resting`, `holder`), which decides what can happen, and what
+has been told of it (`events`, `arrivals`, `handlings`, `doings`), from which questions are asked: the text never
+says where anybody or anything is at the start.
 """
 
 from collections.abc import Sequence
@@ -45,9 +45,10 @@ class World:
         self.resting = {thing: choose(rng, places) for thing in objects}  # the things nobody holds
         self.holder: dict[str, str] = {}
         self.events: list[Event] = []
-        self.arrivals: dict[str, list[Event]] = {person: [] for person in people}  # a person's moves
+        self.arrivals: dict[str, list[Event]] = {person: [] for person in people}
         self.handlings: dict[str, list[Event]] = {thing: [] for thing in objects}
-        self.doings: dict[str, list[Event]] = {person: [] for person in people}  # takes, drops, gives, receives
+        # What a person has taken, dropped, given and received.
+        self.doings: dict[str, list[Event]] = {person: [] for person in people}
 
     def elsewhere(self, person: str) -> str:
         """Return a random place where the person is not."""
@@ -58,10 +59,10 @@ class World:
         return [thing for thing, holder in self.holder.items() if holder == person]
 
     def happen(self, kinds: Sequence[str], line: int) -> Event:
-        """Let a random person do something possible of a random kind; a kind named twice is tried twice as often.
+        """Let a random person do something possible of a random kind; one named twice is tried twice as much.
 
         >>> World(Random(0)).happen(("move",), line=1)
-        Event(line=1, kind='move', person='Daniel', place='kitchen', thing=None, receiver=None, moved=0)
+        Event(line=1, kind='move', person='John', place='hallway', thing=None, receiver=None, moved=0)
         """
         while True:
             event = self._attempt(choose(self.rng, kinds), choose(self.rng, self.people), line)
@@ -71,7 +72,7 @@ class World:
     def _attempt(self, kind: str, person: str, line: int) -> Event | None:
         here = self.place[person]
         if kind == "move":
-            # A sixth of the attempts to move fail: it is what makes moves a little rarer than they would be.
+            # One place in six is where he is already; that attempt fails, which makes moves a little rarer.
             place = choose(self.rng, self.places)
             return self.move(person, place, line) if place != here else None
         if kind == "take":
@@ -87,7 +88,8 @@ class World:
         return self.give(person, thing, receiver, line) if receiver is not None else None
 
     def _receiver(self, giver: str, thing: str) -> str | None:
-        present = [person for person in self.people if person != giver and self.place[person] == self.place[giver]]
+        here = self.place[giver]
+        present = [person for person in self.people if person != giver and self.place[person] == here]
         if not present:
             return None
         receiver = choose(self.rng, present)
