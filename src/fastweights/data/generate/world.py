@@ -1,8 +1,8 @@
 """The world behind the stories: people who move, and take, drop and give objects.
 
 Two things are kept apart: the truth (`place`, `resting`, `holder`), which decides what can happen, and what
-has been told of it (`events`, `arrivals`, `handlings`, `doings`), from which questions are asked: the text never
-says where anybody or anything is at the start.
+has been told of it (`events`, `arrivals`, `handlings`, `doings`), from which questions are asked: the text
+never says where anybody or anything is at the start.
 """
 
 from collections.abc import Sequence
