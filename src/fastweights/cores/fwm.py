@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastweights.cores.contract import Core
+from fastweights.cores.contract import Core, apply_where
 from fastweights.cores.lstm import LSTM
 from fastweights.ops.fwm import fast_weight_memory
 
@@ -123,18 +123,23 @@ class FastWeightMemory(Core):
         """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
         slow_state, memory = self.initial_state(x.shape[0]) if state is None else state
         h, slow_state = self.slow(x, slow_state, valid=valid, resets=resets, projected=projected)
-        k1, k2, v, n, e, beta = self.keys_and_queries(h)
+        k1, k2, v, beta = self.keys(h)
+        n, e = self.queries(h, reads)
         n, memory = fast_weight_memory(
             k1, k2, v, beta, n, e, memory, reads=reads, valid=valid, resets=resets, **self.options
         )
-        y = self.output(n)
+        y = apply_where(reads, self.output, n)
         return (h + y if self.residual else y), FWMState(slow_state, memory)
 
-    def keys_and_queries(self, h: Tensor) -> tuple[Tensor, ...]:
-        """What the slow core's output h `[B, T, H]` asks of the memory: k1, k2, v (eq. 1), n⁽⁰⁾, e, β (eq. 2)."""
+    def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the slow core's output h `[B, T, H]` writes: k1, k2, v (eq. 1) and β (eq. 2)."""
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
         k1, k2, v, beta = self.write(h).split([S, R, V, 1], -1)
-        n, e = self.read(h).split([S, self.num_reads * R], -1)
         # the published code opens the write gate by 1 at the start; a bias could learn the same
-        beta = torch.sigmoid(beta + 1).squeeze(-1)
-        return k1.tanh(), k2.tanh(), v.tanh(), n, e.unflatten(-1, (self.num_reads, R)), beta
+        return k1.tanh(), k2.tanh(), v.tanh(), torch.sigmoid(beta + 1).squeeze(-1)
+
+    def queries(self, h: Tensor, reads: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What h asks, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros where nothing is read."""
+        n, e = apply_where(reads, self.read, h).split([self.first_key_size, self.num_reads * self.second_key_size], -1)
+        return n, e.unflatten(-1, (self.num_reads, self.second_key_size))
+

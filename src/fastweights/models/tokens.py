@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, embedding
 
-from fastweights.cores.contract import Core
+from fastweights.cores.contract import Core, positions
 
 
 class TokenModel(nn.Module):
@@ -60,14 +60,14 @@ class TokenModel(nn.Module):
         """
         x, projected = self._inputs(tokens)
         y, state = self.core(x, state, reads=reads, valid=valid, resets=resets, projected=projected)
-        return self.softmax(y if reads is None else y[reads]), state
+        return self.softmax(y if reads is None else positions(y, reads)), state
 
     def _inputs(self, tokens: Tensor) -> tuple[Tensor, bool]:
         drops = self.training and (self.token_dropout or self.embedding_dropout)
         if not drops and tokens.numel() > self.embedding.num_embeddings:
             table = self.core.input_projection(self.embedding.weight)
             if table is not None:  # project the vocabulary once instead of every token
-                return embedding(tokens, table), True
+                return embedding(tokens.T, table).transpose(0, 1), True  # in the order of time, as cores read it
         x = self.embedding(tokens)
         if drops:
             kept = dropout(torch.ones_like(tokens, dtype=x.dtype), self.token_dropout)

@@ -74,124 +74,138 @@ def reference(
     return torch.stack(outputs, 1), h, c
 
 
-INTERNAL_ORDER = [0, 1, 3, 2]  # i, f, o, g: the three sigmoids side by side; its own inverse
-
-
 @torch.library.custom_op("fastweights::lstm_plain", mutates_args=())
 def _forward(
     gate_inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, valid: Tensor | None, resets: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """States h_0 … h_T and c_0 … c_T `[T + 1, B, H]`, and the gates' activations `[4, T, B, H]`."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h_1 … h_T `[T, B, H]`, h_T, c_T, and for the gradient c_t, tanh(c_t), and the gates' activations `[T, 4, B, H]`."""
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
-    gates = gate_inputs.new_empty(4, T, B, H)
-    for target, source in enumerate(INTERNAL_ORDER):
-        gates[target].copy_(gate_inputs.unflatten(-1, (4, H))[:, :, source].transpose(0, 1))
-    by_gate = weight.view(4, H, H)[INTERNAL_ORDER].mT.contiguous()
-    hiddens, cells = hidden.new_empty(T + 1, B, H), cell.new_empty(T + 1, B, H)
-    hiddens[0], cells[0] = hidden, cell
-    for t in range(T):
-        h, c = hiddens[t], cells[t]
+    if valid is not None and bool(valid.all()):
+        valid = None
+    inputs = gate_inputs.transpose(0, 1).unflatten(-1, (4, H)).transpose(1, 2)  # [T, 4, B, H]
+    by_gate = weight.view(4, H, H).mT.contiguous()
+    gates = gate_inputs.new_empty(T, 4, B, H)
+    hiddens, cells, tanh_cells = (cell.new_empty(T, B, H) for _ in range(3))
+    h, c = hidden, cell
+    steps = zip(*(x.unbind(0) for x in (gates, hiddens, cells, tanh_cells)), strict=True)
+    for t, (gate, new_h, new_c, tanh_c) in enumerate(steps):
         if resets is not None:
             keep = ~resets[:, t, None]
             h, c = h * keep, c * keep
-        gate = gates[:, t]
-        gate.baddbmm_(h.expand(4, B, H), by_gate)
-        gate[:3].sigmoid_()
-        gate[3].tanh_()
-        new_h, new_c = hiddens[t + 1], cells[t + 1]
-        torch.mul(gate[1], c, out=new_c).addcmul_(gate[0], gate[3])
-        torch.tanh(new_c, out=new_h).mul_(gate[2])
+        gate.copy_(inputs[t]).baddbmm_(h.expand(4, B, H), by_gate)
+        gate[:2].sigmoid_()
+        i, f, g, o = gate.unbind(0)
+        g.tanh_()
+        o.sigmoid_()
+        torch.mul(f, c, out=new_c).addcmul_(i, g)
+        torch.mul(torch.tanh(new_c, out=tanh_c), o, out=new_h)
         if valid is not None:
             new_h.copy_(torch.where(valid[:, t, None], new_h, h))
             new_c.copy_(torch.where(valid[:, t, None], new_c, c))
-    return hiddens, cells, gates
+        h, c = new_h, new_c
+    return hiddens, h.clone(), c.clone(), cells, tanh_cells, gates
 
 
 @_forward.register_fake
 def _(gate_inputs, weight, hidden, cell, valid, resets):
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
-    states = hidden.new_empty(T + 1, B, H)
-    return states, torch.empty_like(states), gate_inputs.new_empty(4, T, B, H)
+    states = [hidden.new_empty(shape) for shape in ((T, B, H), (B, H), (B, H), (T, B, H), (T, B, H))]
+    return *states, gate_inputs.new_empty(T, 4, B, H)
 
 
 @torch.library.custom_op("fastweights::lstm_plain_backward", mutates_args=())
 def _backward(
-    hiddens_gradient: Tensor,
-    cells_gradient: Tensor,
+    hiddens_gradient: Tensor | None,
+    hidden_gradient: Tensor | None,
+    cell_gradient: Tensor | None,
     weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
     hiddens: Tensor,
     cells: Tensor,
+    tanh_cells: Tensor,
     gates: Tensor,
     valid: Tensor | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the gates' inputs, the weight, h_0 and c_0."""
-    _, T, B, H = gates.shape
-    by_gate = weight.view(4, H, H)[INTERNAL_ORDER].contiguous()
-    d_gates = torch.empty_like(gates)
-    d_activations = gates.new_empty(4, B, H)
-    previous = hiddens[:-1] if resets is None else hiddens[:-1] * ~resets.T.unsqueeze(-1)
-    d_h, d_c = hiddens_gradient[T].clone(), cells_gradient[T].clone()
+    """Gradients of the gates' inputs `[T, B, 4·H]`, the weight, h_0 and c_0."""
+    T, _, B, H = gates.shape
+    if valid is not None and bool(valid.all()):
+        valid = None
+    by_gate = weight.view(4, H, H)
+    d_inputs = gates.new_empty(T, B, 4, H)
+    d_gate, d_activation = gates.new_empty(4, B, H), gates.new_empty(4, B, H)
+    d_i, d_f, d_g, d_o = d_activation.unbind(0)
+    d_h = torch.zeros_like(hidden) if hidden_gradient is None else hidden_gradient.clone()
+    d_c = torch.zeros_like(cell) if cell_gradient is None else cell_gradient.clone()
+    previous = torch.cat([hidden.unsqueeze(0), hiddens[:-1]])
+    if resets is not None:
+        previous *= ~resets.T.unsqueeze(-1)
     for t in reversed(range(T)):
-        i, f, o, g = gates[:, t]
-        keep = None if resets is None else ~resets[:, t, None]
-        c = cells[t] if keep is None else cells[t] * keep
-        passed_h = passed_c = None
+        gate = gates[t]
+        i, f, g, o = gate.unbind(0)
+        c, tanh_c = cells[t - 1] if t else cell, tanh_cells[t]
+        if hiddens_gradient is not None:
+            d_h += hiddens_gradient[t]
+        if resets is not None:
+            keep = ~resets[:, t, None]
+            c = c * keep
         if valid is not None:
             passes = valid[:, t, None]
             passed_h, passed_c = d_h * ~passes, d_c * ~passes
             d_h, d_c = d_h * passes, d_c * passes
-        new_c_tanh = torch.tanh(cells[t + 1])
-        torch.mul(d_h, new_c_tanh, out=d_activations[2])
-        d_c += torch.ops.aten.tanh_backward(d_h * o, new_c_tanh)
-        torch.mul(d_c, g, out=d_activations[0])
-        torch.mul(d_c, c, out=d_activations[1])
-        torch.mul(d_c, i, out=d_activations[3])
-        d_gates[:3, t] = torch.ops.aten.sigmoid_backward(d_activations[:3], gates[:3, t])
-        d_gates[3, t] = torch.ops.aten.tanh_backward(d_activations[3], g)
+        torch.mul(d_h, tanh_c, out=d_o)
+        d_c += torch.ops.aten.tanh_backward(d_h.mul_(o), tanh_c)
+        torch.mul(d_c, g, out=d_i)
+        torch.mul(d_c, c, out=d_f)
+        torch.mul(d_c, i, out=d_g)
+        torch.ops.aten.sigmoid_backward.grad_input(d_activation[:2], gate[:2], grad_input=d_gate[:2])
+        torch.ops.aten.tanh_backward.grad_input(d_g, g, grad_input=d_gate[2])
+        torch.ops.aten.sigmoid_backward.grad_input(d_o, o, grad_input=d_gate[3])
+        d_inputs[t].copy_(d_gate.transpose(0, 1))
         d_c *= f
-        d_h = torch.bmm(d_gates[:, t], by_gate).sum(0)
+        d_h = torch.bmm(d_gate, by_gate).sum(0)
         if valid is not None:
             d_h, d_c = d_h + passed_h, d_c + passed_c
-        if keep is not None:
+        if resets is not None:
             d_h, d_c = d_h * keep, d_c * keep
-        d_h += hiddens_gradient[t]
-        d_c += cells_gradient[t]
-    flat = d_gates.view(4, T * B, H)
-    d_weight = (flat.mT @ previous.reshape(T * B, H))[INTERNAL_ORDER].view_as(weight)
-    d_inputs = gates.new_empty(B, T, 4, H)
-    for source, target in enumerate(INTERNAL_ORDER):
-        d_inputs[:, :, target].copy_(d_gates[source].transpose(0, 1))
-    return d_inputs.view(B, T, 4 * H), d_weight, d_h, d_c
+    d_inputs = d_inputs.view(T, B, 4 * H)
+    d_weight = d_inputs.flatten(0, 1).T @ previous.flatten(0, 1)
+    return d_inputs, d_weight, d_h, d_c
 
 
 @_backward.register_fake
-def _(hiddens_gradient, cells_gradient, weight, hiddens, cells, gates, valid, resets):
-    _, T, B, H = gates.shape
-    return gates.new_empty(B, T, 4 * H), torch.empty_like(weight), hiddens.new_empty(B, H), cells.new_empty(B, H)
+def _(hiddens_gradient, hidden_gradient, cell_gradient, weight, hidden, cell, hiddens, cells, tanh_cells, gates, valid,
+      resets):  # fmt: skip
+    T, _, B, H = gates.shape
+    return gates.new_empty(T, B, 4 * H), torch.empty_like(weight), torch.empty_like(hidden), torch.empty_like(cell)
 
 
 def _setup_context(ctx, inputs, output):
-    ctx.save_for_backward(*inputs, *output)
+    ctx.save_for_backward(*inputs, output[0], *output[3:])
+    ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx, hiddens_gradient, cells_gradient, _):
-    *inputs, valid, resets, hiddens, cells, gates = ctx.saved_tensors
+def _gradient(ctx, *gradients):
+    *inputs, valid, resets, hiddens, cells, tanh_cells, gates = ctx.saved_tensors
     if torch.is_grad_enabled():  # second derivatives are asked for: differentiate the definition
-        y, _, last_cell = reference(*inputs, valid, resets)
-        hiddens = torch.cat([inputs[2].unsqueeze(0), y.transpose(0, 1)])
+        y, last_hidden, last_cell = reference(*inputs, valid, resets)
+        outputs = (y.transpose(0, 1), last_hidden, last_cell)
+        pairs = [(x, dx) for x, dx in zip(outputs, gradients[:3], strict=True) if dx is not None]
         wanted = [x for x in inputs if x.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                (hiddens, last_cell), wanted, (hiddens_gradient, cells_gradient[-1]), create_graph=True
-            )
-        )
-        gradients = [next(found) if x.requires_grad else None for x in inputs]
+        found = iter(_differentiate(pairs, wanted))
+        found = [next(found) if x.requires_grad else None for x in inputs]
     else:
-        gradients = _backward(hiddens_gradient, cells_gradient, inputs[1], hiddens, cells, gates, valid, resets)
-    return (*gradients, None, None)
+        d_inputs, *found = _backward(*gradients[:3], *inputs[1:], hiddens, cells, tanh_cells, gates, valid, resets)
+        found = [d_inputs.transpose(0, 1), *found]
+    return (*found, None, None)
+
+
+def _differentiate(pairs, wanted):
+    outputs, gradients = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True)
 
 
 _forward.register_autograd(_gradient, setup_context=_setup_context)
@@ -201,8 +215,8 @@ def plain(
     gate_inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, valid: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, in plain torch operations on whole gates; arguments as in `reference`."""
-    hiddens, cells, _ = _forward(gate_inputs, weight, hidden, cell, valid, resets)
-    return hiddens[1:].transpose(0, 1), hiddens[-1], cells[-1]
+    hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, valid, resets)
+    return hiddens.transpose(0, 1), hidden, cell
 
 
 BACKENDS = {"reference": reference, "plain": plain}

@@ -26,6 +26,7 @@ from fastweights.recipes import Recipe, TrainingOptions
 from fastweights.tasks.contract import Batch
 from fastweights.training import checkpoint
 from fastweights.training.evaluate import Meter, evaluate
+from fastweights.training.memory import keep_freed_memory
 from fastweights.training.runs import RunFolder
 
 
@@ -87,6 +88,7 @@ class Trainer:
         self.options = recipe.training
         self.observer = observer or Observer()
         self.task = tasks.build(recipe.task)
+        keep_freed_memory()
         torch.manual_seed(self.options.seed)
         self.model = models.build(recipe.to_dict()["model"], self.task.vocabulary_size)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.options.learning_rate, fused=True)

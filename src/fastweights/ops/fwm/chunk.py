@@ -56,49 +56,56 @@ class _Reads:
 
 
 def _scan_writes(
-    gram: Tensor,
-    from_start: Tensor,
-    values: Tensor,
-    strengths: Tensor,
-    squared_norm: Tensor,
-    valid: Tensor | None,
-    keep: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Find what each step of a chunk writes; the only sequential part, on vectors instead of memories.
+    gram: Tensor, answers: Tensor, values: Tensor, strengths: Tensor, squared_norm: Tensor,
+    valid: Tensor | None, keep: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Find what each step of a chunk writes; the only sequential part, on what the memory answers to the chunk's keys.
 
-    gram `[B, C, C]`, from_start `[B, C, V]` (F_0ᵀ u_t), values `[B, C, V]`, strengths `[B, C, 1]`, squared_norm
-    `[B, 1, 1]` of F_0. Returns v_old and Δ `[B, C, V]`, the decays `[B, C + 1, C + 1]` (row t: after t steps) and the
-    squared norm at the end.
+    Time first here, so that each step's vectors lie together. gram `[C, C, B, 1]`; answers `[C, B, V]` holds F_0ᵀ u_t and
+    is overwritten with v_old; values `[C, B, V]`; strengths, valid, keep `[C, B, 1]`; squared_norm `[B, 1]` of F_0.
+    Returns Δ `[C, B, V]`, the factors 1 / max(1, ‖F'‖) `[C, B, 1]`, and the squared norm at the end.
     """
-    B, C, _ = values.shape
-    old, written = torch.empty_like(values), torch.empty_like(values)
-    decay = values.new_zeros(B, C + 1, C + 1)
-    decay[:, 0, 0] = 1
-    half_self = gram.diagonal(dim1=1, dim2=2).unsqueeze(-1) / 2
+    written = torch.empty_like(values)
+    factors = torch.empty_like(strengths)
+    half_self = gram.diagonal().permute(2, 0, 1).unbind(0)  # ‖u‖² / 2 `[B, 1]` for each step
+    half_self = [half / 2 for half in half_self]
     n = squared_norm
-    for t in range(C):
-        row = decay[:, t, : t + 1]
+    for t, (v_old, v, beta, delta, factor) in enumerate(
+        zip(answers.unbind(0), values.unbind(0), strengths.unbind(0), written.unbind(0), factors.unbind(0), strict=True)
+    ):
         if keep is not None:
-            row = row * keep[:, t]
-            n = n * keep[:, t, None]
-        v_old, delta = old[:, t], written[:, t]
-        torch.mul(from_start[:, t], row[:, :1], out=v_old)
-        if t:
-            weights = row[:, 1:] * gram[:, t, :t]
-            old[:, t : t + 1].baddbmm_(weights.unsqueeze(1), written[:, :t])
-        torch.sub(values[:, t], v_old, out=delta)
-        delta *= strengths[:, t]
-        # ‖F'‖² = ‖F‖² + 2 v_old·Δ + ‖u‖²‖Δ‖²
-        middle = torch.addcmul(v_old, half_self[:, t], delta)
-        n = torch.baddbmm(n, middle.unsqueeze(1), delta.unsqueeze(2), alpha=2)
-        squared_scale = n.clamp(min=1)
+            answers[t:] *= keep[t]
+            n = n * keep[t]
+        torch.sub(v, v_old, out=delta).mul_(beta)
+        # ‖F'‖² = ‖F‖² + 2 (v_old + ‖u‖² Δ / 2)·Δ
+        n = n + 2 * torch.addcmul(v_old, half_self[t], delta).mul_(delta).sum(-1, keepdim=True)
+        torch.clamp(n, min=1, out=factor).rsqrt_()
         if valid is not None:
-            squared_scale = torch.where(valid[:, t, None, None], squared_scale, 1)
-        n = n / squared_scale
-        factor = squared_scale.rsqrt_().squeeze(1)
-        torch.mul(row, factor, out=decay[:, t + 1, : t + 1])
-        decay[:, t + 1, t + 1 : t + 2] = factor
-    return old, written, decay, n
+            factor.masked_fill_(~valid[t], 1)
+            n = n * factor.square()
+        else:
+            n.clamp_(max=1)
+        later = answers[t + 1 :]
+        later.addcmul_(gram[t, t + 1 :], delta).mul_(factor)
+    return written, factors, n
+
+
+def _decays(factors: Tensor, keep: Tensor | None) -> Tensor:
+    """What is left of each write (column 0: of F_0) after t steps, `[B, C + 1, C + 1]`, from the factors `[C, B, 1]`."""
+    C, B, _ = factors.shape
+    steps = torch.ones(B, C + 1, C + 1, dtype=factors.dtype, device=factors.device)
+    steps[:, 1:] = (factors if keep is None else factors * keep).permute(1, 0, 2)
+    if keep is not None:  # a reset comes before the write of its own step
+        steps.diagonal(dim1=1, dim2=2)[:, 1:] = factors[..., 0].T
+    above = torch.ones_like(steps[0], dtype=torch.bool).triu(1)
+    return steps.masked_fill_(above, 1).cumprod(1).masked_fill_(above, 0)
+
+
+def _time_first(x: Tensor | None) -> Tensor | None:
+    """`[B, C]` or `[B, C, V]` as `[C, B, 1]` or `[C, B, V]`, in one piece."""
+    if x is None:
+        return None
+    return (x.unsqueeze(-1) if x.ndim == 2 else x).transpose(0, 1).contiguous()
 
 
 @torch.library.custom_op("fastweights::fwm_chunk", mutates_args=())
@@ -121,32 +128,39 @@ def _forward(
     pair = PAIRINGS[pairing]
     B, T, V = values.shape
     hops = second_queries.shape[2]
-    outputs = values.new_zeros(B, T, V)
+    valid, reads = (None if mask is None or bool(mask.all()) else mask for mask in (valid, reads))
+    outputs = values.new_zeros(B, T, V) if reads is not None else values.new_empty(B, T, V)
     chunks = -(-T // chunk_size)
-    starts = values.new_empty((chunks if keep_for_backward else 1, *memory.shape))
-    old, written = torch.empty_like(values), torch.empty_like(values)
-    decays = values.new_empty(chunks if keep_for_backward else 0, B, chunk_size + 1, chunk_size + 1)
-    retrieved = values.new_zeros(B, T if keep_for_backward else 0, hops, V)
+    saved = chunks if keep_for_backward else 0
+    starts = values.new_empty(saved, *memory.shape)
+    old, written = values.new_empty(T, B, V), values.new_empty(T, B, V)
+    decays = values.new_empty(saved, B, chunk_size + 1, chunk_size + 1)
+    retrieved = values.new_empty(B, T if keep_for_backward else 0, hops, V)
+    if reads is not None:
+        retrieved.zero_()
     F = memory
-    squared_norm = F.square().sum((1, 2), keepdim=True)
+    squared_norm = F.square().sum((1, 2)).unsqueeze(-1)
     for c in range(chunks):
         step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
         length = step.stop - step.start
         if keep_for_backward:
             F = starts[c].copy_(F)
         k1, k2 = first_keys[:, step], second_keys[:, step]
-        keep = None if resets is None else ~resets[:, step].unsqueeze(-1)
-        u = pair.join(k1, k2)
-        old[:, step], delta, decay, squared_norm = _scan_writes(
-            pair.gram(k1, k2, k1, k2),
-            u @ F,
-            values[:, step],
-            write_strengths[:, step].unsqueeze(-1),
+        keep = None if resets is None else _time_first(~resets[:, step])
+        u, gram = pair.join(k1, k2), pair.gram(k1, k2, k1, k2)
+        old[step] = (u @ F).transpose(0, 1)
+        delta, factors, squared_norm = _scan_writes(
+            gram.permute(2, 1, 0).contiguous().unsqueeze(-1),
+            old[step],
+            _time_first(values[:, step]),
+            _time_first(write_strengths[:, step]),
             squared_norm,
-            None if valid is None else valid[:, step],
+            None if valid is None else _time_first(valid[:, step]),
             keep,
         )
-        written[:, step] = delta
+        written[step] = delta
+        delta = delta.transpose(0, 1)
+        decay = _decays(factors, keep)
         if keep_for_backward:
             decays[c, :, : length + 1, : length + 1] = decay
         read = _Reads(None if reads is None else reads[:, step])
@@ -156,15 +170,15 @@ def _forward(
             found = []
             for i in range(hops):
                 y = (pair.join(n, e[:, :, i]) @ F).mul_(left[..., :1])
-                y.baddbmm_(pair.gram(n, e[:, :, i], k1, k2).mul_(left[..., 1:]), delta)
+                y += pair.gram(n, e[:, :, i], k1, k2).mul_(left[..., 1:]) @ delta
                 found.append(y)
-                n = layer_norm(y, (V,), eps=LAYER_NORM_EPSILON)
+                n = _normalised(y)
             read.put(n, outputs[:, step])
             if keep_for_backward:
                 read.put(torch.stack(found, 2), retrieved[:, step])
         last = decay[:, -1]
         F = torch.baddbmm(F * last[:, :1, None], u.mT, last[:, 1:, None] * delta)
-    return outputs, F if T else memory.clone(), starts, old, written, decays, retrieved
+    return outputs, F, starts, old, written, decays, retrieved
 
 
 @_forward.register_fake
@@ -173,14 +187,14 @@ def _(
     reads, valid, resets, pairing, chunk_size, keep_for_backward,
 ):  # fmt: skip
     B, T, V = values.shape
-    chunks = -(-T // chunk_size)
+    saved = -(-T // chunk_size) if keep_for_backward else 0
     return (
         values.new_empty(B, T, V),
         torch.empty_like(memory),
-        values.new_empty((chunks if keep_for_backward else 1, *memory.shape)),
-        torch.empty_like(values),
-        torch.empty_like(values),
-        values.new_empty(chunks if keep_for_backward else 0, B, chunk_size + 1, chunk_size + 1),
+        values.new_empty(saved, *memory.shape),
+        values.new_empty(T, B, V),
+        values.new_empty(T, B, V),
+        values.new_empty(saved, B, chunk_size + 1, chunk_size + 1),
         values.new_empty(B, T if keep_for_backward else 0, second_queries.shape[2], V),
     )
 
@@ -211,120 +225,130 @@ def _backward(
     pair = PAIRINGS[pairing]
     B, T, V = values.shape
     hops = second_queries.shape[2]
-    d_k1, d_k2 = torch.zeros_like(first_keys), torch.zeros_like(second_keys)
+    reads = None if reads is None or bool(reads.all()) else reads
+    d_k1, d_k2 = torch.empty_like(first_keys), torch.empty_like(second_keys)
     d_v, d_strength = torch.empty_like(values), torch.empty_like(write_strengths)
     d_n, d_e = torch.zeros_like(first_queries), torch.zeros_like(second_queries)
     Phi = memory_gradient.clone()
     phi = torch.linalg.vecdot(Phi.flatten(1), final_memory.flatten(1)).unsqueeze(-1)
-    for c in reversed(range(starts.shape[0] if T else 0)):
+    for c in reversed(range(starts.shape[0])):
         step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
         length = step.stop - step.start
-        F, o, delta = starts[c], old[:, step], written[:, step]
+        F, o, delta = starts[c], old[step].transpose(0, 1), written[step].transpose(0, 1)
         decay = decays[c, :, : length + 1, : length + 1]
-        after = decay[:, 1:, 1:]
         keep = None if resets is None else ~resets[:, step].unsqueeze(-1)
         before = decay[:, :-1] if keep is None else decay[:, :-1] * keep
         k1, k2 = first_keys[:, step], second_keys[:, step]
-        u, gram = pair.join(k1, k2), pair.gram(k1, k2, k1, k2)
+        read = _Reads(None if reads is None else reads[:, step])
+        # what is added to ∂F_0, all in one product at the end: at which addresses, and what
+        added = length + hops * (length if reads is None else read.where.shape[1])
+        addresses, arrived = F.new_empty(B, added, F.shape[1]), F.new_empty(B, added, V)
+        u, gram = pair.join_into(addresses[:, :length], k1, k2), pair.gram(k1, k2, k1, k2)
 
         d_delta = (u @ Phi).mul_(decay[:, -1, 1:, None])
         radial = values.new_zeros(B, length)  # ⟨y, ∂L/∂y⟩ of the reads at each step
-        start_gradient = None  # what the reads ask of F_0
-        read = _Reads(None if reads is None else reads[:, step])
+        key_gradients = []
         if read.any:
             left = read.gather(decay[:, 1:])
-            n0, e, found = (
-                read.gather(x[:, step]) for x in (first_queries, second_queries, retrieved)
-            )
+            n0, e, found = (read.gather(x[:, step]) for x in (first_queries, second_queries, retrieved))
             d_out = read.gather_masked(outputs_gradient[:, step])
             e_gradient = torch.empty_like(e)
             radial_read = torch.zeros_like(left[..., 0])
             for i in reversed(range(hops)):
                 y, query = found[:, :, i], e[:, :, i]
-                mean, rstd = _layer_norm_statistics(y)
-                normed = (y - mean) * rstd
-                d_y = d_out - d_out.mean(-1, keepdim=True)
-                d_y -= normed * torch.linalg.vecdot(d_out, normed).unsqueeze(-1).div_(V)
-                d_y *= rstd
                 n = n0 if i == 0 else _normalised(found[:, :, i - 1])
+                d_y = _normalised_backward(d_out, y)
                 radial_read += torch.linalg.vecdot(y, d_y)
                 weights = pair.gram(n, query, k1, k2).mul_(left[..., 1:])
-                d_delta.baddbmm_(weights.mT, d_y)
-                scaled = d_y * left[..., :1]
-                q = pair.join(n, query)
-                start_gradient = (
-                    q.mT @ scaled if start_gradient is None else start_gradient.baddbmm_(q.mT, scaled)
-                )
+                d_delta += weights.mT @ d_y
+                place = slice(length + i * n.shape[1], length + (i + 1) * n.shape[1])
+                pair.join_into(addresses[:, place], n, query)
+                scaled = torch.mul(d_y, left[..., :1], out=arrived[:, place])
                 coefficients = (d_y @ delta.mT).mul_(left[..., 1:])
                 d_first, d_second = pair.split(scaled @ F.mT, n, query)
                 more_first, more_second = pair.pull(coefficients, n, query, k1, k2)
                 d_out = d_first + more_first
                 e_gradient[:, :, i] = d_second + more_second
-                key_first, key_second = pair.pull(coefficients.mT, k1, k2, n, query)
-                d_k1[:, step] += key_first
-                d_k2[:, step] += key_second
+                key_gradients.append(pair.pull(coefficients.mT, k1, k2, n, query))
             read.put(d_out, d_n[:, step])
             read.put(e_gradient, d_e[:, step])
             read.put(radial_read, radial)
 
         strengths = write_strengths[:, step].unsqueeze(-1)
-        answered = torch.addcmul(o, gram.diagonal(dim1=1, dim2=2).unsqueeze(-1), delta)  # F'ᵀ u
-        pulled = torch.addcmul(delta, strengths, o)
-        later = (before[:, :, 1:] * gram).mT
-        factor = after.diagonal(dim1=1, dim2=2)
-        # eq. 4 acted where it scaled; the factor alone cannot tell ‖F'‖ = 1 from no scaling, where both agree
-        scaled_here = (factor < 1).to(values.dtype)
-        squared_factor = factor.square()
-        epsilon, Hs = torch.empty_like(delta), torch.empty_like(factor)
-        H = values.new_zeros(B, 1)
-        for t in reversed(range(length)):
-            phi = phi + radial[:, t : t + 1]
-            clamped = scaled_here[:, t : t + 1]
-            if keep is not None and t + 1 < length:
-                H = H * keep[:, t + 1]
-            alpha = phi * clamped
-            H = alpha.add(H).mul_(squared_factor[:, t : t + 1])
-            Hs[:, t : t + 1] = H
-            gradient = d_delta[:, t]
-            if t + 1 < length:
-                d_delta[:, t : t + 1].baddbmm_(later[:, t : t + 1, t + 1 :], epsilon[:, t + 1 :])
-            gradient.addcmul_(H, answered[:, t], value=-1)
-            torch.mul(strengths[:, t], gradient, out=epsilon[:, t])
-            epsilon[:, t].addcmul_(H, delta[:, t]).neg_()
-            phi = phi - alpha
-            phi -= torch.linalg.vecdot(gradient, pulled[:, t]).unsqueeze(-1)
-            if keep is not None:
-                phi = phi * keep[:, t]
-        d_v[:, step] = strengths * d_delta
+        d_delta = _time_first(d_delta)
+        epsilon, Hs, phi = _scan_gradients(
+            (before[:, :, 1:] * gram).permute(1, 2, 0).contiguous().unsqueeze(-1),
+            d_delta,
+            written[step],
+            _time_first(torch.addcmul(o, gram.diagonal(dim1=1, dim2=2).unsqueeze(-1), delta)),
+            _time_first(torch.addcmul(delta, strengths, o)),
+            _time_first(strengths),
+            _time_first(decay.diagonal(dim1=1, dim2=2)[:, 1:]),
+            _time_first(radial),
+            phi,
+            None if keep is None else _time_first(keep),
+        )
+        d_delta, epsilon = d_delta.transpose(0, 1), epsilon.transpose(0, 1)
+        torch.mul(strengths, d_delta, out=d_v[:, step])
         d_strength[:, step] = torch.linalg.vecdot(d_delta, values[:, step] - o)
 
-        last, first = decay[:, -1, 1:, None], before[:, :, :1]
-        start_epsilon = first * epsilon
-        d_u = torch.baddbmm((last * delta) @ Phi.mT, start_epsilon, F.mT)
+        start_epsilon = torch.mul(before[:, :, :1], epsilon, out=arrived[:, :length])
+        d_u = torch.baddbmm((decay[:, -1, 1:, None] * delta) @ Phi.mT, start_epsilon, F.mT)
         lower = (epsilon @ delta.mT).mul_(before[:, :, 1:])
         weights = lower + lower.mT
-        weights.diagonal(dim1=1, dim2=2).sub_(Hs * torch.linalg.vecdot(delta, delta))
-        for target, parts in zip(
-            (d_k1, d_k2), zip(pair.split(d_u, k1, k2), pair.pull(weights, k1, k2, k1, k2), strict=True), strict=True
-        ):
-            target[:, step] += parts[0] + parts[1]
+        weights.diagonal(dim1=1, dim2=2).sub_(Hs[..., 0].T * torch.linalg.vecdot(delta, delta))
+        key_gradients += [pair.split(d_u, k1, k2), pair.pull(weights, k1, k2, k1, k2)]
+        for target, parts in zip((d_k1, d_k2), zip(*key_gradients, strict=True), strict=True):
+            target[:, step] = sum(parts)
 
-        H0 = H if keep is None else H * keep[:, 0]
+        H = Hs[0] if keep is None else Hs[0] * keep[:, 0]
         Phi *= decay[:, -1, :1, None]
-        Phi.addcmul_(F, H0.unsqueeze(-1), value=-1)
-        Phi.baddbmm_(u.mT, start_epsilon)
-        if start_gradient is not None:
-            Phi += start_gradient
+        Phi.addcmul_(F, H.unsqueeze(-1), value=-1)
+        Phi.baddbmm_(addresses.mT, arrived)
     return d_k1, d_k2, d_v, d_strength, d_n, d_e, Phi
 
 
-def _layer_norm_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(y, -1, correction=0, keepdim=True)
-    return mean, torch.rsqrt(variance + LAYER_NORM_EPSILON)
+def _scan_gradients(
+    later: Tensor, d_delta: Tensor, delta: Tensor, answered: Tensor, pulled: Tensor, strengths: Tensor,
+    factors: Tensor, radial: Tensor, phi: Tensor, keep: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Run a chunk's steps backwards, time first: the sequential part of the gradient.
+
+    later `[C, C, B, 1]` says how much write s was met by the key of t > s (`later[t, s]`); `d_delta` `[C, B, V]` is
+    completed in place; answered is F'ᵀu, pulled Δ + β v_old `[C, B, V]`; radial `[C, B, 1]` and phi `[B, 1]` are
+    ⟨F, ∂F⟩ of the reads and of what comes later. Returns ε `[C, B, V]`, H `[C, B, 1]`, and φ of the chunk's start.
+    """
+    epsilon, Hs = torch.empty_like(delta), torch.empty_like(factors)
+    # eq. 4 acted where it scaled; where ‖F'‖ = 1 exactly, scaling or not are the same
+    free = (factors == 1).to(factors.dtype)
+    squared = factors.square()
+    H = torch.zeros_like(phi)
+    names = (d_delta, delta, answered, pulled, -strengths, squared, free, radial, epsilon, Hs)
+    for t, (gradient, d, a, p, minus_beta, f, not_clamped, r, eps, H_t) in reversed(
+        list(enumerate(zip(*(x.unbind(0) for x in names), strict=True)))
+    ):
+        phi = phi + r
+        passed = phi * not_clamped
+        torch.add(H, phi - passed, out=H_t).mul_(f)
+        gradient.addcmul_(H_t, a, value=-1)
+        torch.mul(minus_beta, gradient, out=eps).addcmul_(H_t, d, value=-1)
+        phi = passed - (gradient * p).sum(-1, keepdim=True)
+        H = H_t
+        if keep is not None:
+            phi, H = phi * keep[t], H * keep[t]
+        d_delta[:t].addcmul_(later[t, :t], eps)
+    return epsilon, Hs, phi
 
 
 def _normalised(y: Tensor) -> Tensor:
     return layer_norm(y, y.shape[-1:], eps=LAYER_NORM_EPSILON)
+
+
+def _normalised_backward(gradient: Tensor, y: Tensor) -> Tensor:
+    shape = y.shape[-1:]
+    _, mean, rstd = torch.native_layer_norm(y, shape, None, None, LAYER_NORM_EPSILON)
+    mask = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, mask)[0]
 
 
 @_backward.register_fake
@@ -339,12 +363,17 @@ def _(
 def _setup_context(ctx, inputs, output):
     *tensors, pairing, chunk_size, _ = inputs
     ctx.pairing, ctx.chunk_size = pairing, chunk_size
+    ctx.set_materialize_grads(False)  # the outputs that are only kept for here would get zeros of their own size
     ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _gradient(ctx, outputs_gradient, memory_gradient, *unused):
     *tensors, final_memory, starts, old, written, decays, retrieved = ctx.saved_tensors
     inputs, masks = tensors[:7], tensors[7:]
+    if outputs_gradient is None:
+        outputs_gradient = torch.zeros_like(inputs[2])
+    if memory_gradient is None:
+        memory_gradient = torch.zeros_like(final_memory)
     if torch.is_grad_enabled():  # second derivatives are asked for: differentiate the definition
         y, F = reference(*inputs, *masks, ctx.pairing)
         wanted = [x for x in inputs if x.requires_grad]

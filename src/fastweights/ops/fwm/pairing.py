@@ -17,6 +17,12 @@ class TensorProduct:
         return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
 
     @staticmethod
+    def join_into(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """The same, written to its place."""
+        torch.mul(a.unsqueeze(-1), b.unsqueeze(-2), out=target.unflatten(-1, (a.shape[-1], b.shape[-1])))
+        return target
+
+    @staticmethod
     def gram(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         """Inner products `[B, P, Q]` of the addresses (a, b) with the addresses (c, d)."""
         return (a @ c.mT).mul_(b @ d.mT)
@@ -30,7 +36,8 @@ class TensorProduct:
     def split(gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of a and b from the gradient `[B, P, K]` of their address."""
         matrix = gradient.unflatten(-1, (a.shape[-1], b.shape[-1]))
-        return (matrix @ b.unsqueeze(-1)).squeeze(-1), (a.unsqueeze(-2) @ matrix).squeeze(-2)
+        # the sum over products beats a matrix product with one column
+        return (matrix * b.unsqueeze(-2)).sum(-1), (a.unsqueeze(-2) @ matrix).squeeze(-2)
 
 
 class Concatenation:
@@ -40,6 +47,11 @@ class Concatenation:
     def join(a: Tensor, b: Tensor) -> Tensor:
         """The addresses `[B, P, K]`."""
         return torch.cat([a, b], -1)
+
+    @staticmethod
+    def join_into(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """The same, written to its place."""
+        return target.copy_(torch.cat([a, b], -1))
 
     @staticmethod
     def gram(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

@@ -1,0 +1,27 @@
+"""For every test: fixed seeds, and memory that nobody has written yet is full of NaN."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unwritten_memory_is_nan():
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # what torch asks for with deterministic algorithms
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

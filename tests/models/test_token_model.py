@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from fastweights import models
+from fastweights.cores import FastWeightMemory, LSTMStack
+from fastweights.cores.contract import tensors_of
+from fastweights.models import TokenModel
+from tolerances import assert_near
+
+V = 11
+
+
+@pytest.fixture
+def model() -> TokenModel:
+    return TokenModel(V, FastWeightMemory(5, 6, 4)).double()
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(V, (3, 12))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary_size", "core", "weights"),
+    [
+        (180, lambda: FastWeightMemory(256, 256, 32), 683_745),
+        (200, lambda: FastWeightMemory(256, 256, 32), 693_985),
+        (200, lambda: LSTMStack(256, 512, 4), 8_026_112),
+    ],
+)
+def test_as_many_weights_as_in_the_paper(vocabulary_size, core, weights):
+    with torch.device("meta"):
+        model = TokenModel(vocabulary_size, core())
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights
+
+
+def test_projecting_the_vocabulary_gives_the_same(model, tokens, monkeypatch):
+    """12 × 3 tokens are more than the vocabulary, 3 × 3 are not."""
+    projected_sizes = []
+    projection = model.core.slow.input_projection
+    monkeypatch.setattr(
+        model.core.slow,
+        "input_projection",
+        lambda x: projected_sizes.append(x.shape[:-1].numel()) or projection(x),
+    )
+    logits, state = model(tokens)
+    assert projected_sizes == [V]
+    logits.square().sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    model.zero_grad()
+    parts, direct_state = [], None
+    for segment in tokens.split(3, 1):
+        part, direct_state = model(segment, direct_state)
+        parts.append(part)
+    assert projected_sizes[1:] == [9] * 4
+    direct = torch.cat(parts, 1)
+    assert_near(logits, direct)
+    for part, expected in zip(tensors_of(state), tensors_of(direct_state), strict=True):
+        assert_near(part, expected)
+    direct.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert_near(gradients[name], parameter.grad, name)
+
+
+def test_reads_pick_rows_of_all_logits(model, tokens):
+    everything, _ = model(tokens)
+    reads = torch.rand(3, 12) < 0.4
+    picked, _ = model(tokens, reads=reads)
+    assert_near(picked, everything[reads])
+    nothing, _ = model(tokens, reads=torch.zeros_like(reads))
+    assert nothing.shape == (0, V)
+
+
+def test_masks_reach_the_core(model, tokens):
+    valid, resets = torch.rand(3, 12) < 0.7, torch.rand(3, 12) < 0.2
+    logits, state = model(tokens, valid=valid, resets=resets)
+    y, expected_state = model.core(model.embedding(tokens), valid=valid, resets=resets)
+    assert_near(logits, model.softmax(y))
+    for part, expected in zip(tensors_of(state), tensors_of(expected_state), strict=True):
+        assert_near(part, expected)
+
+
+def test_dropout_acts_in_training_only(tokens):
+    model = TokenModel(V, FastWeightMemory(5, 6, 4), token_dropout=0.5, embedding_dropout=0.2)
+    assert not torch.equal(model(tokens)[0], model(tokens)[0])
+    model.eval()
+    assert torch.equal(model(tokens)[0], model(tokens)[0])
+
+
+def test_token_dropout_drops_whole_tokens():
+    model = TokenModel(V, LSTMStack(5, 6, 1), token_dropout=0.5)
+    tokens = torch.randint(V, (20, 20))
+    x, _ = model._inputs(tokens)
+    kept = x != 0
+    assert torch.equal(kept.any(-1), kept.all(-1))
+    assert 0.4 < kept.any(-1).float().mean() < 0.6
+    assert_near(x[kept.any(-1)], 2 * model.embedding(tokens)[kept.any(-1)])
+
+
+def test_builds_from_the_words_of_a_recipe():
+    options = {
+        "embedding_size": 5,
+        "core": {"type": "fwm", "hidden_size": 6, "memory_size": 4},
+        "token_dropout": 0.1,
+    }
+    model = models.build(options, V)
+    assert (model.core.input_size, model.token_dropout, model.softmax.out_features) == (5, 0.1, V)
+    assert set(options) == {"embedding_size", "core", "token_dropout"}  # left as they were

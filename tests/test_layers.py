@@ -1,0 +1,63 @@
+"""Dependencies point one way, and importing the library brings in only what it needs."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import fastweights
+
+SOURCE = Path(fastweights.__file__).parent
+ANYTHING = None
+ALLOWED = {  # what each room may import besides itself
+    "__init__": ANYTHING,  # public names, loaded lazily
+    "errors": set(),
+    "specs": {"errors"},
+    "ops": {"errors"},
+    "cores": {"ops", "specs", "errors"},
+    "models": {"cores"},
+    "data": {"errors"},
+    "tasks": {"data", "specs", "errors"},
+    "recipes": {"models", "cores", "tasks", "specs", "errors"},
+    "training": {"recipes", "models", "cores", "tasks", "data", "errors"},
+    "analysis": {"training", "recipes", "models", "cores", "ops", "tasks", "data", "errors"},
+    "bench": ANYTHING,
+    "doctor": ANYTHING,
+    "cli": ANYTHING,
+}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The direct children of `fastweights` that a module imports, also within functions."""
+    package = ".".join(["fastweights", *path.relative_to(SOURCE).parent.parts])
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    parts = (name.split(".") for name in names)
+    return {part[1] for part in parts if part[0] == "fastweights" and len(part) > 1}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_dependencies_point_one_way(path):
+    room = path.relative_to(SOURCE).with_suffix("").parts[0]
+    assert room in ALLOWED, f"{room} is new: say in ALLOWED what it may import"
+    if ALLOWED[room] is not ANYTHING:
+        above = imported_rooms(path) - ALLOWED[room] - {room}
+        assert not above, f"{room} must not import {', '.join(sorted(above))}"
+
+
+@pytest.mark.parametrize("module", ["fastweights", "fastweights.cores"])
+def test_importing_is_light(module):
+    command = f"import sys, {module}; print(*sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in finished.stdout.split()}
+    assert module.partition(".")[0] in loaded
+    assert not loaded & {"rich", "jsonargparse", "matplotlib", "pytest"}
