@@ -17,9 +17,7 @@ def seeds():
 
 @pytest.fixture(autouse=True, scope="session")
 def unwritten_memory_is_nan():
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # what torch asks for with deterministic algorithms
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for with deterministic algorithms
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()

@@ -36,9 +36,7 @@ def test_command_line(capsys):
             assert found["ratio"] == pytest.approx(found["reference_s"] / found["auto_s"])
             assert found["plain_ratio"] == pytest.approx(found["reference_s"] / found["plain_s"])
     assert set(result["auto_backend"]) == {"fwm", "lstm"}
-    assert all(
-        found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values()
-    )
+    assert all(found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values())
     keys = ("tokens_per_s", "token_by_token_per_s")
     assert set(result["stream"]) == {*keys, *(f"reference_{key}" for key in keys)}
     assert all(value > 0 for value in result["stream"].values())
@@ -124,12 +122,3 @@ def test_a_killed_process_is_one_sentence():
         workers["plain"]._process.kill()
         with pytest.raises(UserError, match="signal 9 ended it; if memory ran out"):
             workers["plain"].measure("step")
-
-
-def test_an_interrupt_is_one_sentence(monkeypatch):
-    def interrupted(self, measurement):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bench._Worker, "measure", interrupted)
-    with pytest.raises(UserError, match="stopped"):
-        run()

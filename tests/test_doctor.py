@@ -36,9 +36,7 @@ def test_text_mentions_every_backend_and_version(found):
 
 
 def test_kinds(found):
-    assert {"python", "fastweights", "torch", "numpy", "safetensors", "jsonargparse", "rich"} <= set(
-        found["versions"]
-    )
+    assert {"python", "fastweights", "torch", "numpy", "safetensors", "jsonargparse", "rich"} <= set(found["versions"])
     assert found["processor"]["cores"] >= 1 and found["threads"]["torch"] >= 1
     assert found["memory_gb"] is None or found["memory_gb"] > 0
     assert set(found["devices"]) == {"cuda", "mps"}
@@ -85,9 +83,7 @@ def test_nothing_is_known_where_the_system_does_not_tell(monkeypatch):
     assert "unknown" in written(doctor.report())
 
 
-@pytest.mark.parametrize(
-    ("quota", "expected"), [("max 100000", 8), ("150000 100000", 1), ("400000 100000", 4)]
-)
+@pytest.mark.parametrize(("quota", "expected"), [("max 100000", 8), ("150000 100000", 1), ("400000 100000", 4)])
 def test_cores_heed_a_containers_share(monkeypatch, quota, expected):
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(doctor, "_read", lambda path: quota if "cgroup" in path else "")

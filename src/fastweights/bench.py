@@ -41,7 +41,7 @@ def run(rows: int, length: int, repeats: int, console: Console) -> dict[str, Any
     """Time the training step, the memory op and streaming with every backend, and give medians.
 
     Raises:
-        UserError: where a size makes no sense, a measurement fails, or it is stopped.
+        UserError: where a size makes no sense or a measurement fails.
     """
     for name, value in {"rows": rows, "length": length, "repeats": repeats}.items():
         if value < 1:
@@ -64,30 +64,25 @@ def run(rows: int, length: int, repeats: int, console: Console) -> dict[str, Any
         "step": {},
         "memory_op": {},
     }
-    try:
-        for mode in MODES:
-            with _workers(backends, mode, rows, length, threads) as workers:
-                console.print(f"training step, {mode} …")
-                step = result["step"][mode] = _compare(_medians(workers, "step", repeats, warm_up=True))
-                step["memory_gb"] = workers.get("auto", workers["plain"]).memory_gb
-                step["reference_memory_gb"] = workers["reference"].memory_gb
-                console.print(f"memory op, {mode} …")
-                result["memory_op"][mode] = _compare(_medians(workers, "memory_op", repeats))
-        with _workers(backends, "lm", 1, STREAM_LENGTH, 1) as workers:
-            console.print("streaming …")
-            single = _medians(workers, "token_by_token", repeats, warm_up=True)
-            whole = _medians(workers, "stream", repeats)
-            singles = min(SINGLE_CALLS, STREAM_LENGTH)
-            result["stream"] = {
-                "tokens_per_s": STREAM_LENGTH / _auto(whole),
-                "token_by_token_per_s": singles / _auto(single),
-                "reference_tokens_per_s": STREAM_LENGTH / whole["reference"],
-                "reference_token_by_token_per_s": singles / single["reference"],
-            }
-    except KeyboardInterrupt:
-        raise UserError(
-            "The benchmark was stopped and has no result; run it again, or with fewer --repeats."
-        ) from None
+    for mode in MODES:
+        with _workers(backends, mode, rows, length, threads) as workers:
+            console.print(f"training step, {mode} …")
+            step = result["step"][mode] = _compare(_medians(workers, "step", repeats, warm_up=True))
+            step["memory_gb"] = workers.get("auto", workers["plain"]).memory_gb
+            step["reference_memory_gb"] = workers["reference"].memory_gb
+            console.print(f"memory op, {mode} …")
+            result["memory_op"][mode] = _compare(_medians(workers, "memory_op", repeats))
+    with _workers(backends, "lm", 1, STREAM_LENGTH, 1) as workers:
+        console.print("streaming …")
+        single = _medians(workers, "token_by_token", repeats, warm_up=True)
+        whole = _medians(workers, "stream", repeats)
+        singles = min(SINGLE_CALLS, STREAM_LENGTH)
+        result["stream"] = {
+            "tokens_per_s": STREAM_LENGTH / _auto(whole),
+            "token_by_token_per_s": singles / _auto(single),
+            "reference_tokens_per_s": STREAM_LENGTH / whole["reference"],
+            "reference_token_by_token_per_s": singles / single["reference"],
+        }
     return result
 
 
@@ -306,9 +301,7 @@ class _Worker:
             return f"signal {-code} ended it; if memory ran out, give fewer --rows or a shorter --length."
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
-        return next(
-            (line for line in reversed(lines) if line.strip()), f"its process ended with code {code}."
-        )
+        return next((line for line in reversed(lines) if line.strip()), f"its process ended with code {code}.")
 
 
 @contextmanager
@@ -318,13 +311,10 @@ def _workers(backends: list[str], *work: Any) -> Iterator[dict[str, _Worker]]:
         yield {backend: stack.enter_context(_Worker(backend, *work)) for backend in backends}
 
 
-def _medians(
-    workers: dict[str, _Worker], measurement: str, repeats: int, warm_up: bool = False
-) -> dict[str, float]:
+def _medians(workers: dict[str, _Worker], measurement: str, repeats: int, warm_up: bool = False) -> dict[str, float]:
     """The median seconds of a measurement per backend, the backends taking turns."""
     rounds = [
-        {backend: worker.measure(measurement) for backend, worker in workers.items()}
-        for _ in range(repeats + warm_up)
+        {backend: worker.measure(measurement) for backend, worker in workers.items()} for _ in range(repeats + warm_up)
     ][warm_up:]
     return {backend: median(seconds[backend] for seconds in rounds) for backend in workers}
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastweights",
-        description="Sequence models that learn facts as they read, store them in fast weights, and chain them to answer.",
+        description="Sequence models that learn facts as they read, store them in fast weights and chain them.",
         epilog="Begin with:  fastweights train catbabi-qa/fwm-quick",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -68,14 +68,32 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--generated", action="store_true", help="ask generated stories, whatever it was trained on")
     evaluate.add_argument("--split", default="valid", choices=("valid", "test"))
     evaluate.add_argument("--tasks", help="bAbI's tasks to ask, such as 1,2,4-20 (default: the model's)")
-    evaluate.add_argument("--rows", type=int, default=1, help="streams read side by side: 1 for a final figure (default), 128 for speed")
-    evaluate.add_argument("--from-zero", action="store_true", help="start from an empty state, not from the state carried out of training")
+    evaluate.add_argument(
+        "--rows",
+        type=int,
+        default=1,
+        help="streams read side by side: 1 for a final figure (default), 128 for speed",
+    )
+    evaluate.add_argument(
+        "--from-zero",
+        action="store_true",
+        help="start from an empty state, not from the state carried out of training",
+    )
 
     data = commands.add_parser("data", help="Look at data.", description="Look at data.")
     data_commands = data.add_subparsers(metavar="COMMAND", required=True)
-    stats = command("stats", "Count stories, questions and tokens (the paper's table 3), and name what is missing.", _data_stats, within=data_commands)
+    stats = command(
+        "stats",
+        "Count stories, questions and tokens (the paper's table 3), and name what is missing.",
+        _data_stats,
+        within=data_commands,
+    )
     stats.add_argument("directory", metavar="DIR", help="a directory of bAbI's files, such as en-valid-10k")
-    stats.add_argument("--as-published", action="store_true", help="count as the authors' script does, which loses each file's last story")
+    stats.add_argument(
+        "--as-published",
+        action="store_true",
+        help="count as the authors' script does, which loses each file's last story",
+    )
 
     bench = command("bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench)
     bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
@@ -102,7 +120,10 @@ def _print_json(value: Any) -> None:
 def _console(quiet: bool):
     from rich.console import Console
 
-    return Console(stderr=quiet, highlight=False)
+    console = Console(stderr=quiet, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # tables in a file need not fit a window
+    return console
 
 
 def _recipes(args: argparse.Namespace) -> None:
@@ -164,12 +185,16 @@ def _train(args: argparse.Namespace) -> int:
         if args.resume:
             trainer.resume()
         weights, memory = recipes.size(recipe)
-        console.print(f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}; run folder {out}")
+        console.print(
+            f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}; run folder {out}"
+        )
         try:
             metrics = trainer.train()
         except Interrupted:
             observer.stop()
-            console.print(f"Stopped after step {trainer.step}, all saved. Go on with: fastweights train --resume --out {out}")
+            console.print(
+                f"Stopped after step {trainer.step}, all saved. Go on with: fastweights train --resume --out {out}"
+            )
             return 130
     metrics = metrics or (run.records() or [{}])[-1].get("valid", {})
     if args.json:
@@ -221,7 +246,11 @@ def _data_stats(args: argparse.Namespace) -> None:
     console = _console(False)
     table = Table("split", "stories", "questions", "tokens", "tasks", box=None, pad_edge=False)
     for split, counts in found.items():
-        table.add_row(split, *(f"{counts[key]:,}" for key in ("stories", "questions", "tokens")), str(len(counts["tasks"])))
+        table.add_row(
+            split,
+            *(f"{counts[key]:,}" for key in ("stories", "questions", "tokens")),
+            str(len(counts["tasks"])),
+        )
     console.print(table)
     for split, counts in found.items():
         if counts["missing"]:

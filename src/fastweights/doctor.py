@@ -71,9 +71,7 @@ def text(found: dict[str, Any]) -> RenderableType:
     features = processor["features"]
     setting = threads["OMP_NUM_THREADS"]
     lines = {
-        "versions": ", ".join(
-            f"{name} {version or 'missing'}" for name, version in found["versions"].items()
-        ),
+        "versions": ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()),
         "platform": found["platform"],
         "processor": f"{processor['name']}, {processor['cores']} cores",
         "features": "unknown" if features is None else ", ".join(features) or "none that matter",
@@ -127,7 +125,7 @@ def _backends() -> dict[str, list[dict[str, Any]]]:
     from fastweights.ops import fwm, lstm
     from fastweights.ops.backends import explain
 
-    return {"fwm": explain(fwm.BACKENDS), "lstm": explain(lstm.BACKENDS)}
+    return {name: explain(name, op.BACKENDS) for name, op in (("fwm", fwm), ("lstm", lstm))}
 
 
 def _is_old(torch_version: str | None) -> bool:

@@ -26,7 +26,7 @@ def build(what: str, registry: Mapping[str, Callable], spec: Mapping[str, Any], 
         if key not in known:
             raise UserError(f'{what} "{name}" has no option "{key}"{nearest(key, known)} It has: {", ".join(known)}.')
         if not _is_like(value, known[key]):
-            raise UserError(f'{what}.{key} is {value!r}, but must be like {known[key]!r}; change it in the recipe.')
+            raise UserError(f"{what}.{key} is {value!r}, but must be like {known[key]!r}; change it in the recipe.")
     try:
         return registry[name](*given, **options)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -12,9 +12,7 @@ def test_every_core_builds_from_its_name(name):
 
 
 def test_a_slow_core_may_be_described_too():
-    core = build(
-        {"type": "fwm", "memory_size": 4, "slow": {"type": "lstm-stack", "hidden_size": 8}}, input_size=5
-    )
+    core = build({"type": "fwm", "memory_size": 4, "slow": {"type": "lstm-stack", "hidden_size": 8}}, input_size=5)
     assert isinstance(core.slow, LSTMStack)
 
 

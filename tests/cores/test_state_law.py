@@ -14,12 +14,8 @@ CASES = {
     "LSTMStack": lambda: LSTMStack(INPUT_SIZE, 6, num_layers=3),
     "LSTMStack without residual": lambda: LSTMStack(INPUT_SIZE, 6, num_layers=2, residual=False),
     "FWM": lambda: FastWeightMemory(INPUT_SIZE, 6, 4),
-    "FWM over LSTMStack": lambda: FastWeightMemory(
-        INPUT_SIZE, memory_size=4, slow=LSTMStack(INPUT_SIZE, 6, 2)
-    ),
-    "FWM over FWM": lambda: FastWeightMemory(
-        INPUT_SIZE, memory_size=3, slow=FastWeightMemory(INPUT_SIZE, 6, 4)
-    ),
+    "FWM over LSTMStack": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=LSTMStack(INPUT_SIZE, 6, 2)),
+    "FWM over FWM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=3, slow=FastWeightMemory(INPUT_SIZE, 6, 4)),
     "FWM, concatenation": lambda: FastWeightMemory(INPUT_SIZE, 6, 4, pairing="concatenation"),
     "FWM, one read": lambda: FastWeightMemory(INPUT_SIZE, 6, 4, num_reads=1, second_key_size=3, value_size=7),
     "FWM, published code": lambda: FastWeightMemory(
@@ -79,19 +75,13 @@ def test_the_whole_equals_its_parts(core, x, kind, masked):
 
     parts, state, begin = [], start, 0
     for end in segment_ends(core, kind):
-        part, state = core(
-            x[:, begin:end], state, **{name: mask[:, begin:end] for name, mask in masks.items()}
-        )
+        part, state = core(x[:, begin:end], state, **{name: mask[:, begin:end] for name, mask in masks.items()})
         parts.append(part)
         begin = end
     assert_near(torch.cat(parts, 1), whole, "outputs")
     assert_same_state(state, expected_state)
-    gradients = torch.autograd.grad(
-        torch.cat(parts, 1).square().sum(), list(core.parameters()), allow_unused=True
-    )
-    for (name, _), gradient, wanted in zip(
-        core.named_parameters(), gradients, expected_gradients, strict=True
-    ):
+    gradients = torch.autograd.grad(torch.cat(parts, 1).square().sum(), list(core.parameters()), allow_unused=True)
+    for (name, _), gradient, wanted in zip(core.named_parameters(), gradients, expected_gradients, strict=True):
         assert_near(gradient, wanted, f"gradient of {name}")
 
 
@@ -142,9 +132,7 @@ def test_a_row_does_not_depend_on_padding(core, x):
             x[row, valid[row]].unsqueeze(0), map_state(lambda part, only=only: part[only], start)
         )
         assert_near(y[row, valid[row]], y_compact[0])
-        assert_same_state(
-            map_state(lambda part, only=only: part[only], state), state_compact, f"of row {row}"
-        )
+        assert_same_state(map_state(lambda part, only=only: part[only], state), state_compact, f"of row {row}")
 
 
 def test_padding_leaves_the_state_to_the_bit(core, x):
@@ -267,9 +255,7 @@ def test_autocast(core, x):
         y_autocast, state_autocast = core(x)
     y_autocast.float().square().mean().backward()
     assert y_autocast.isfinite().all()
-    assert all(
-        parameter.grad.isfinite().all() for parameter in core.parameters() if parameter.grad is not None
-    )
+    assert all(parameter.grad.isfinite().all() for parameter in core.parameters() if parameter.grad is not None)
     difference = (y_autocast.float() - y).square().mean().sqrt() / y.square().mean().sqrt()
     assert difference < 0.2  # a rough bound: bfloat16 keeps three digits, and chains of reads lose some more
     assert all(tensor.dtype == torch.float32 for tensor in tensors_of(state_autocast))

@@ -37,7 +37,7 @@ def some_inputs(
     dtype=torch.float64,
     sharpness=1.0,
 ) -> list[Tensor]:
-    """Seven tensors that require gradients, in the order of NAMES; the memories' norms are from 0.3 to 1.5."""
+    """Seven tensors that require gradients, in the order of NAMES; the memories' norms are 0.3 to 1.5."""
 
     def squashed(*shape: int) -> Tensor:
         return (torch.randn(*shape, dtype=torch.float64) * sharpness).tanh()
@@ -68,9 +68,7 @@ def some_masks(B: int, T: int) -> dict[str, Tensor]:
 def loss_of(y: Tensor, memory: Tensor) -> Tensor:
     """A loss with fixed random weights (no plain sum: what leaves a layer norm always sums to zero)."""
     generator = torch.Generator().manual_seed(1)
-    weights = (
-        torch.randn(x.shape, dtype=torch.float64, generator=generator).to(x.dtype) for x in (y, memory)
-    )
+    weights = (torch.randn(x.shape, dtype=torch.float64, generator=generator).to(x.dtype) for x in (y, memory))
     return sum((x * weight).sum() for x, weight in zip((y, memory), weights, strict=True))
 
 
@@ -198,9 +196,7 @@ def test_equals_the_reference_with_options(backend, options):
 @settings(max_examples=30)
 @given(st.data())
 def test_equals_the_reference_at_any_size_with_any_masks(backend, data):
-    B, T, S, R = (
-        data.draw(st.integers(1, most), label=name) for name, most in zip("BTSR", (4, 90, 5, 5), strict=True)
-    )
+    B, T, S, R = (data.draw(st.integers(1, most), label=name) for name, most in zip("BTSR", (4, 90, 5, 5), strict=True))
     N = data.draw(st.integers(1, 3), label="N")
     V = S if N > 1 else data.draw(st.integers(1, 5), label="V")
     torch.manual_seed(data.draw(st.integers(0, 2**31), label="seed"))
@@ -213,11 +209,10 @@ def test_equals_the_reference_at_any_size_with_any_masks(backend, data):
             masks[name] = torch.rand(B, T) < share
     expected = results(inputs, "reference", pairing=pairing, **masks)
     for what, result in results(inputs, backend, pairing=pairing, **masks).items():
-        # near the layer norm's singular points rounding is magnified, so the bound is wider than elsewhere, and what is zero but for rounding (a layer norm of one or two values) has no relative error
+        # near the layer norm's singular points rounding is magnified, so the bound is wider than elsewhere,
+        # and what is zero but for rounding (a layer norm of one or two values) has no relative error
         scale = max(1e-3, expected[what].detach().abs().max().item())
-        torch.testing.assert_close(
-            result, expected[what], rtol=0, atol=1e-7 * scale, msg=lambda m, w=what: f"{w}: {m}"
-        )
+        torch.testing.assert_close(result, expected[what], rtol=0, atol=1e-7 * scale, msg=lambda m, w=what: f"{w}: {m}")
 
 
 @every_fast_backend
@@ -237,16 +232,12 @@ def test_saturated_keys_in_float32_are_as_exact_as_the_reference(backend, write_
     )
     for what in truth:
         assert fast[what].isfinite().all(), what
-        assert relative_error(fast[what], truth[what]) <= 2 * relative_error(definition[what], truth[what]), (
-            what
-        )
+        assert relative_error(fast[what], truth[what]) <= 2 * relative_error(definition[what], truth[what]), what
 
 
 @every_fast_backend
 def test_in_float32(backend):
-    assert_like_the_reference(
-        some_inputs(3, 63, 8, 8, 8, 3, dtype=torch.float32), backend, **some_masks(3, 63)
-    )
+    assert_like_the_reference(some_inputs(3, 63, 8, 8, 8, 3, dtype=torch.float32), backend, **some_masks(3, 63))
 
 
 @every_backend
@@ -375,9 +366,7 @@ def test_a_reset_starts_from_an_empty_memory(backend):
 def test_the_memory_never_grows_above_one(backend):
     inputs = some_inputs(3, 50, 4, 4, 4, 1, sharpness=10.0)
     for length in (1, 10, 50):
-        _, memory = fast_weight_memory(
-            *(x[:, :length] for x in inputs[:-1]), inputs[-1] * 10, backend=backend
-        )
+        _, memory = fast_weight_memory(*(x[:, :length] for x in inputs[:-1]), inputs[-1] * 10, backend=backend)
         assert (memory.flatten(1).norm(dim=1) <= 1 + 1e-12).all()
 
 

@@ -48,9 +48,7 @@ def test_custom_operators_keep_torchs_rules(op, backend, masked):
     for operator, args, kwargs in custom_ops.calls:
         torch.library.opcheck(operator, args, kwargs)
         if not operator.name().endswith("backward"):
-            tensors = [
-                x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in args
-            ]
+            tensors = [x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in args]
             torch.library.opcheck(operator, tensors, kwargs)
 
 

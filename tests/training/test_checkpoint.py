@@ -156,9 +156,7 @@ def test_a_model_and_its_optimiser_come_back(tmp_path):
     model(torch.ones(3)).sum().backward()
     optimiser.step()
     state = {str(index): part for index, part in optimiser.state_dict()["state"].items()}
-    save(
-        tmp_path / "last.safetensors", flatten({"model": model.state_dict(), "optimiser": state}), {"step": 1}
-    )
+    save(tmp_path / "last.safetensors", flatten({"model": model.state_dict(), "optimiser": state}), {"step": 1})
 
     tensors, metadata = load(tmp_path / "last.safetensors")
     nested = unflatten(tensors)

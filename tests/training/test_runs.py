@@ -115,9 +115,7 @@ def test_open_refuses_a_folder_without_a_run(tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"- 1", b"a: [", b"\xff\xfe\x00", b"!!python/object/apply:os.abort []"]
-)
+@pytest.mark.parametrize("content", [b"", b"- 1", b"a: [", b"\xff\xfe\x00", b"!!python/object/apply:os.abort []"])
 def test_a_broken_configuration_is_refused(run, content):
     run.config.write_bytes(content)
     with pytest.raises(UserError, match=r"config.yaml.*; mend it or choose another run") as caught:
@@ -195,9 +193,7 @@ def test_metrics_and_timings_are_recorded_apart(run):
 def test_numbers_that_json_does_not_know_become_null(run):
     infinity = float("inf")
     run.record({"step": 1, "loss": float("nan"), "tasks": {"one": [infinity, 1.0], "two": (-infinity,)}})
-    assert (
-        run.metrics.read_text() == '{"step": 1, "loss": null, "tasks": {"one": [null, 1.0], "two": [null]}}\n'
-    )
+    assert run.metrics.read_text() == '{"step": 1, "loss": null, "tasks": {"one": [null, 1.0], "two": [null]}}\n'
 
 
 @pytest.mark.parametrize("metrics", [{}, {"step": None}, {"step": 1.0}, {"loss": 1.0}])

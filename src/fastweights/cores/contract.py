@@ -63,10 +63,7 @@ def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
 
 def state_to_dict(state: Any) -> dict[str, Any]:
     """Turn a (nested) state into a nested dictionary of tensors, for saving."""
-    return {
-        name: part if isinstance(part, Tensor) else state_to_dict(part)
-        for name, part in state._asdict().items()
-    }
+    return {name: part if isinstance(part, Tensor) else state_to_dict(part) for name, part in state._asdict().items()}
 
 
 def state_from_dict(like: Any, values: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Fast weight memory as a layer over any slow core (Learning Associative Inference Using Fast Weight Memory, section 3)."""
+"""Fast weight memory as a layer over any slow core (Schlag et al. 2021, section 3)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class FastWeightMemory(Core):
         backend: str = "auto",
     ):
         super().__init__()
-        self.slow = LSTM(input_size, hidden_size) if slow is None else slow
+        self.slow = LSTM(input_size, hidden_size, backend=backend) if slow is None else slow
+        if self.slow.input_size != input_size:
+            raise ValueError(f"the slow core reads inputs of size {self.slow.input_size}, not {input_size}")
         hidden_size = self.slow.output_size
         self.input_size, self.output_size = input_size, hidden_size
         self.first_key_size, self.num_reads = memory_size, num_reads
@@ -142,4 +144,3 @@ class FastWeightMemory(Core):
         """What h asks, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros where nothing is read."""
         n, e = apply_where(reads, self.read, h).split([self.first_key_size, self.num_reads * self.second_key_size], -1)
         return n, e.unflatten(-1, (self.num_reads, self.second_key_size))
-

@@ -128,18 +128,14 @@ def parse_tasks(text: str) -> tuple[int, ...]:
         first = int(match[1])
         last = int(match[2] or first)
         if first > last:
-            raise UserError(
-                f'the range "{part.strip()}" in the tasks "{text}" runs backwards; write {last}-{first}'
-            )
+            raise UserError(f'the range "{part.strip()}" in the tasks "{text}" runs backwards; write {last}-{first}')
         # Looking at the range's ends first keeps a range such as 1-999999999 from being spelled out.
         _check_task(first)
         _check_task(last)
         tasks += range(first, last + 1)
     repeated = [task for task in tasks if tasks.count(task) > 1]
     if repeated:
-        raise UserError(
-            f'task {repeated[0]} stands more than once in the tasks "{text}"; name each task once'
-        )
+        raise UserError(f'task {repeated[0]} stands more than once in the tasks "{text}"; name each task once')
     return tuple(sorted(tasks))
 
 
@@ -168,9 +164,7 @@ def read_file(path: str | Path) -> list[Story]:
     path = Path(path)
     name = re.match(r"qa([0-9]{1,9})_", path.name)
     if not name:
-        raise UserError(
-            f"the name of {path} does not tell its task; name the file like {file_name(3, 'train')}"
-        )
+        raise UserError(f"the name of {path} does not tell its task; name the file like {file_name(3, 'train')}")
     task = int(name[1])
     _check_task(task)
 
@@ -180,9 +174,7 @@ def read_file(path: str | Path) -> list[Story]:
         where = f"{path}:{number}"
         match = re.fullmatch(r"([0-9]{1,9}) (.+)", text)
         if not match:
-            raise UserError(
-                f'the line {_shown(text)} at {where} has no index, as in "1 Mary moved."; {_USE_BABI}'
-            )
+            raise UserError(f'the line {_shown(text)} at {where} has no index, as in "1 Mary moved."; {_USE_BABI}')
         index = int(match[1])
         if index == 1 and lines:
             stories.append(_finished(task, lines, f"{path}:{number - 1}"))
@@ -207,9 +199,7 @@ def read_split(
     """
     directory = _existing(directory)
     if split not in SPLITS:
-        raise UserError(
-            f'there is no split "{split}"{nearest(split, SPLITS)}; the splits are {", ".join(SPLITS)}'
-        )
+        raise UserError(f'there is no split "{split}"{nearest(split, SPLITS)}; the splits are {", ".join(SPLITS)}')
     tasks = tuple(tasks)
     for task in tasks:
         _check_task(task)
@@ -253,8 +243,7 @@ def statistics(directory: str | Path, as_published: bool = False) -> dict[str, d
             result[split] = {**totals, "tasks": per_task, "missing": missing}
     if not result:
         raise UserError(
-            f"{directory} holds no bAbI file such as {file_name(1, 'train')}; "
-            "give the folder en-valid-10k of bAbI v1.2"
+            f"{directory} holds no bAbI file such as {file_name(1, 'train')}; give the folder en-valid-10k of bAbI v1.2"
         )
     return result
 
@@ -340,8 +329,7 @@ def _parse_support(fields: list[str], earlier: list[Statement | Question], where
 def _finished(task: int, lines: list[Statement | Question], where: str) -> Story:
     if isinstance(lines[-1], Statement):
         raise UserError(
-            f"the story that ends at {where} has no question at its end, the file is probably cut short; "
-            "fetch it again"
+            f"the story that ends at {where} has no question at its end, the file is probably cut short; fetch it again"
         )
     return Story(task, tuple(lines))
 

@@ -71,13 +71,9 @@ class GeneratedStories:
         self._tasks = tuple(tasks)
         unknown = [task for task in self._tasks if task not in TASKS]
         if unknown:
-            raise UserError(
-                f"no stories of task {unknown[0]} can be generated; choose from {format_tasks(TASKS)}"
-            )
+            raise UserError(f"no stories of task {unknown[0]} can be generated; choose from {format_tasks(TASKS)}")
         if not self._tasks:
-            raise UserError(
-                "no task is named to generate stories of; name at least one, for example --tasks 1"
-            )
+            raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
         self._seed = seed
         self._shares = np.cumsum(_proportions(self._tasks, weights))
         self._generate = generate_story
@@ -125,11 +121,7 @@ def _proportions(tasks: Sequence[int], weights: Mapping[int, float] | None) -> l
         return [1.0] * len(tasks)
     if set(weights) != set(tasks):
         task = min(set(weights) ^ set(tasks))
-        raise UserError(
-            f"task {task} stands in only one of task.tasks and task.weights; give each task a weight"
-        )
+        raise UserError(f"task {task} stands in only one of task.tasks and task.weights; give each task a weight")
     if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise UserError(
-            f"the weights of tasks {dict(weights)} are no proportions; give numbers from 0 up, not all 0"
-        )
+        raise UserError(f"the weights of tasks {dict(weights)} are no proportions; give numbers from 0 up, not all 0")
     return [float(weights[task]) for task in tasks]

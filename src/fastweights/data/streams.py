@@ -31,9 +31,7 @@ class Streams:
 
     def __init__(self, source: StorySource, rows: int, length: int) -> None:
         if rows < 1 or length < 1:
-            raise UserError(
-                f"{rows} rows of {length} tokens cannot be read; give at least one row and one token"
-            )
+            raise UserError(f"{rows} rows of {length} tokens cannot be read; give at least one row and one token")
         self._source = source
         self._length = length
         self._rows = [_Row() for _ in range(rows)]

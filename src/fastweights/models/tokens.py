@@ -27,9 +27,7 @@ class TokenModel(nn.Module):
         embedding_dropout: probability with which an element of an embedding is zero.
     """
 
-    def __init__(
-        self, vocabulary_size: int, core: Core, *, token_dropout: float = 0.0, embedding_dropout: float = 0.0
-    ):
+    def __init__(self, vocabulary_size: int, core: Core, *, token_dropout: float = 0.0, embedding_dropout: float = 0.0):
         super().__init__()
         self.token_dropout, self.embedding_dropout = token_dropout, embedding_dropout
         self.embedding = nn.Embedding(vocabulary_size, core.input_size)  # N(0, 1)

@@ -1,14 +1,10 @@
 """Which implementations of an op can run here, which would be chosen, and why."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fastweights.errors import nearest
 
 PREFERENCE = ("plain", "reference")
-REASONS = {
-    "plain": "the exact chunkwise form in plain torch: any device, any dtype, no compiler needed",
-    "reference": "the paper's equations step by step: slow, for tests and for second derivatives",
-}
 
 
 def choose(op: str, available: Iterable[str], wanted: str = "auto") -> str:
@@ -24,12 +20,20 @@ def choose(op: str, available: Iterable[str], wanted: str = "auto") -> str:
     if wanted == "auto":
         return next(name for name in PREFERENCE if name in available)
     if wanted not in available:
-        raise ValueError(f'{op} has no backend "{wanted}"{nearest(wanted, available)} (there are: {", ".join(available)})')
+        raise ValueError(f'{op} has no backend "{wanted}"{nearest(wanted, available)} (it has: {", ".join(available)})')
     return wanted
 
 
-def explain(available: Iterable[str]) -> list[dict]:
-    """List every backend: its name, whether it would be chosen, and the reason in words."""
-    available = list(available)
-    chosen = choose("", available)
-    return [{"name": name, "chosen": name == chosen, "reason": REASONS[name]} for name in PREFERENCE if name in available]
+def explain(op: str, available: Mapping[str, object]) -> list[dict]:
+    """List an op's backends in the order of preference: name, whether "auto" chooses it, and what it is."""
+    chosen = choose(op, available)
+    return [
+        {"name": name, "chosen": name == chosen, "reason": summary(available[name])}
+        for name in PREFERENCE
+        if name in available
+    ]
+
+
+def summary(function: object) -> str:
+    """The first sentence of a backend's docstring."""
+    return (function.__doc__ or "").strip().partition("\n")[0].rstrip(".")

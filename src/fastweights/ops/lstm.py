@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.backends import choose
+from fastweights.ops.checks import check_masks, check_shapes
 
 
 def lstm(
@@ -42,7 +43,23 @@ def lstm(
 
     Returns:
         h_1 … h_T `[B, T, H]`, h_T and c_T.
+
+    Raises:
+        ValueError: where shapes do not fit each other, or the backend is unknown.
     """
+    if gate_inputs.ndim != 3 or gate_inputs.shape[1] == 0:
+        raise ValueError(f"gate_inputs have shape {list(gate_inputs.shape)}; they must be [B, T, 4·H], T at least 1")
+    B, T, _ = gate_inputs.shape
+    H = recurrent_weight.shape[-1]
+    check_shapes(
+        {
+            "recurrent_weight": (recurrent_weight, (4 * H, H)),
+            "gate_inputs": (gate_inputs, (B, T, 4 * H)),
+            "hidden": (hidden, (B, H)),
+            "cell": (cell, (B, H)),
+        }
+    )
+    check_masks((B, T), valid=valid, resets=resets)
     dtype = torch.float32
     for tensor in (gate_inputs, recurrent_weight, hidden, cell):
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -55,9 +72,14 @@ def lstm(
 
 
 def reference(
-    gate_inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, valid: Tensor | None, resets: Tensor | None
+    gate_inputs: Tensor,
+    weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition, step by step."""
+    """The equations step by step: slow, for tests and second derivatives."""
     h, c = hidden, cell
     outputs = []
     for t in range(gate_inputs.shape[1]):
@@ -76,9 +98,14 @@ def reference(
 
 @torch.library.custom_op("fastweights::lstm_plain", mutates_args=())
 def _forward(
-    gate_inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, valid: Tensor | None, resets: Tensor | None
+    gate_inputs: Tensor,
+    weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h_1 … h_T `[T, B, H]`, h_T, c_T, and for the gradient c_t, tanh(c_t), and the gates' activations `[T, 4, B, H]`."""
+    """h_1 … h_T `[T, B, H]`, h_T, c_T, and for the gradient c_t, tanh(c_t) and the gates `[T, 4, B, H]`."""
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
     if valid is not None and bool(valid.all()):
@@ -180,7 +207,12 @@ def _backward(
 def _(hiddens_gradient, hidden_gradient, cell_gradient, weight, hidden, cell, hiddens, cells, tanh_cells, gates, valid,
       resets):  # fmt: skip
     T, _, B, H = gates.shape
-    return gates.new_empty(T, B, 4 * H), torch.empty_like(weight), torch.empty_like(hidden), torch.empty_like(cell)
+    return (
+        gates.new_empty(T, B, 4 * H),
+        torch.empty_like(weight),
+        torch.empty_like(hidden),
+        torch.empty_like(cell),
+    )
 
 
 def _setup_context(ctx, inputs, output):
@@ -189,6 +221,11 @@ def _setup_context(ctx, inputs, output):
 
 
 def _gradient(ctx, *gradients):
+    with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+        return _gradient_in_full_precision(ctx, *gradients)
+
+
+def _gradient_in_full_precision(ctx, *gradients):
     *inputs, valid, resets, hiddens, cells, tanh_cells, gates = ctx.saved_tensors
     if torch.is_grad_enabled():  # second derivatives are asked for: differentiate the definition
         y, last_hidden, last_cell = reference(*inputs, valid, resets)
@@ -212,9 +249,14 @@ _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
 def plain(
-    gate_inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, valid: Tensor | None, resets: Tensor | None
+    gate_inputs: Tensor,
+    weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, in plain torch operations on whole gates; arguments as in `reference`."""
+    """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed."""
     hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, valid, resets)
     return hiddens.transpose(0, 1), hidden, cell
 

@@ -1,4 +1,4 @@
-"""catbAbI: stories of bAbI joined into endless streams (Learning Associative Inference Using Fast Weight Memory, 4.1)."""
+"""catbAbI: stories of bAbI joined into endless streams (Schlag et al. 2021, section 4.1)."""
 
 from __future__ import annotations
 

@@ -39,8 +39,7 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any])
         raise ValueError('a tensor cannot be named "__metadata__": safetensors keeps that name for itself')
     # Clones, because safetensors refuses tensors that share memory or do not lie in one piece.
     copies = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     # One key only, because safetensors writes several in a random order and the bytes would vary.
     content = safetensors.torch.save(copies, metadata={_METADATA_KEY: json.dumps(metadata)})
@@ -160,9 +159,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}; check the path") from error
     except SafetensorError as error:
-        raise UserError(
-            f"{path} is no whole safetensors file ({error}); choose another checkpoint"
-        ) from error
+        raise UserError(f"{path} is no whole safetensors file ({error}); choose another checkpoint") from error
     except OSError as error:
         raise UserError(f"cannot read {path} ({error}); choose another checkpoint") from error
 

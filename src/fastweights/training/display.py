@@ -101,6 +101,16 @@ def task_table(metrics: dict[str, Any], task: Any) -> Table:
     names = task.group_names()
     for number, row in metrics["tasks"].items():
         bar = "█" * round(20 * row["accuracy"])
-        table.add_row(f"{number:>2} {names.get(int(number), '')}", f"{row['questions']:,}", f"{row['accuracy']:.1%}", bar)
-    table.add_row("all", f"{metrics['questions']:,}", f"{metrics['answer_accuracy']:.2%}", f"perplexity {metrics['answer_perplexity']:.3f}")
+        table.add_row(
+            f"{number:>2} {names.get(int(number), '')}",
+            f"{row['questions']:,}",
+            f"{row['accuracy']:.1%}",
+            bar,
+        )
+    table.add_row(
+        "all",
+        f"{metrics['questions']:,}",
+        f"{metrics['answer_accuracy']:.2%}",
+        f"perplexity {metrics['answer_perplexity']:.3f}",
+    )
     return table

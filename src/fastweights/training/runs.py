@@ -159,8 +159,7 @@ class RunFolder:
         for file in (self.config, self.last, self.best, self.metrics):
             if os.path.exists(file):
                 raise UserError(
-                    f"{self.path} already holds a run ({file.name}); "
-                    "continue it with --resume or choose another --out"
+                    f"{self.path} already holds a run ({file.name}); continue it with --resume or choose another --out"
                 )
 
     def _require_lock(self) -> None:

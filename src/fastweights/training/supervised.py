@@ -119,7 +119,11 @@ class Trainer:
                     train = {key: self.meter.result()[key] for key in ("loss", "answer_accuracy", "answer_perplexity")}
                     self.run.record(
                         {"step": self.step, "train": train},
-                        timing={"seconds": now - since, "tokens": tokens, "tokens_per_s": tokens / (now - since)},
+                        timing={
+                            "seconds": now - since,
+                            "tokens": tokens,
+                            "tokens_per_s": tokens / (now - since),
+                        },
                     )
                     self.meter, since = Meter(), now
                 if self.step % self.options.evaluate_every == 0 or self.step == self.options.steps:
@@ -238,7 +242,7 @@ class Trainer:
         checkpoint.save(path, {**batch._asdict(), **state}, self._metadata())
         groups = sorted(set(batch.groups[batch.valid].tolist()))
         return (
-            f"The loss or its gradient is not finite at step {self.step + 1} (batch of groups {groups}, kept in {path}); "
+            f"The loss or its gradient is not finite at step {self.step + 1} (groups {groups}; batch kept in {path}); "
             f"it appeared first in {where}. The last good checkpoint is untouched: lower training.learning_rate or set "
             "training.clip_norm, and train again."
         )
@@ -325,5 +329,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, Any, dict[str, Any]]:
         state = state_from_dict(model.core.initial_state(1), tensors["state"])
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} holds another model than its recipe says ({reason}); choose another checkpoint.") from error
+        raise UserError(
+            f"{path} holds another model than its recipe says ({reason}); choose another checkpoint."
+        ) from error
     return model.eval(), map_state(lambda tensor: tensor[:1], state), metadata

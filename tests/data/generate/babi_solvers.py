@@ -66,9 +66,7 @@ def is_the_person_there(story: Story) -> list[Solution]:
         elif kind == "move":
             told[found[0]] = (True, found[1], number)
         elif kind == "other":
-            person, state, place = re.fullmatch(
-                r"(\w+) is (in|not in|no longer in) the (\w+)\.", text
-            ).groups()
+            person, state, place = re.fullmatch(r"(\w+) is (in|not in|no longer in) the (\w+)\.", text).groups()
             told[person] = (state == "in", place, number)
     return solutions
 

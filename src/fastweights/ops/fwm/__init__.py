@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.backends import choose
+from fastweights.ops.checks import check_masks, check_shapes
 from fastweights.ops.fwm.chunk import chunkwise
 from fastweights.ops.fwm.pairing import PAIRINGS
 from fastweights.ops.fwm.reference import reference
@@ -83,13 +84,9 @@ def fast_weight_memory(
         "first_queries": (first_queries, (B, T, S)),
         "second_queries": (second_queries, (B, T, N, R)),
         "memory": (memory, shape),
-        "reads": (reads, (B, T)),
-        "valid": (valid, (B, T)),
-        "resets": (resets, (B, T)),
     }
-    for name, (tensor, wanted) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != wanted:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}; with these values it must be {list(wanted)}")
+    check_shapes(expected)
+    check_masks((B, T), reads=reads, valid=valid, resets=resets)
     if N < 1 or (N > 1 and V != S):
         raise ValueError(f"{N} reads with values of size {V} and first keys of size {S}: "
                          "a memory is read at least once, and a chain of reads needs equal sizes")  # fmt: skip
@@ -105,7 +102,7 @@ def fast_weight_memory(
     if memory is None:
         memory = torch.zeros(shape, dtype=dtype, device=values.device)
     answer_dtype = values.dtype
-    tensors = [tensor.to(dtype) for tensor in (*tensors, memory.reshape(B, -1, V))]
+    tensors = [tensor.to(dtype) for tensor in (*tensors, memory.flatten(1, -2))]
     tensors[3] = tensors[3] * write_scale
     run = BACKENDS[choose("fwm", BACKENDS, backend)]
     with torch.autocast(values.device.type, enabled=False):

@@ -61,8 +61,8 @@ def _scan_writes(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Find what each step of a chunk writes; the only sequential part, on what the memory answers to the chunk's keys.
 
-    Time first here, so that each step's vectors lie together. gram `[C, C, B, 1]`; answers `[C, B, V]` holds F_0ᵀ u_t and
-    is overwritten with v_old; values `[C, B, V]`; strengths, valid, keep `[C, B, 1]`; squared_norm `[B, 1]` of F_0.
+    Time first here, so that each step's vectors lie together. gram `[C, C, B, 1]`; answers `[C, B, V]` holds F_0ᵀ u_t
+    and is overwritten with v_old; values `[C, B, V]`; strengths, valid, keep `[C, B, 1]`; squared_norm `[B, 1]` of F_0.
     Returns Δ `[C, B, V]`, the factors 1 / max(1, ‖F'‖) `[C, B, 1]`, and the squared norm at the end.
     """
     written = torch.empty_like(values)
@@ -71,7 +71,14 @@ def _scan_writes(
     half_self = [half / 2 for half in half_self]
     n = squared_norm
     for t, (v_old, v, beta, delta, factor) in enumerate(
-        zip(answers.unbind(0), values.unbind(0), strengths.unbind(0), written.unbind(0), factors.unbind(0), strict=True)
+        zip(
+            answers.unbind(0),
+            values.unbind(0),
+            strengths.unbind(0),
+            written.unbind(0),
+            factors.unbind(0),
+            strict=True,
+        )
     ):
         if keep is not None:
             answers[t:] *= keep[t]
@@ -91,7 +98,7 @@ def _scan_writes(
 
 
 def _decays(factors: Tensor, keep: Tensor | None) -> Tensor:
-    """What is left of each write (column 0: of F_0) after t steps, `[B, C + 1, C + 1]`, from the factors `[C, B, 1]`."""
+    """What is left of each write (column 0: of F_0) after t steps `[B, C + 1, C + 1]`; factors are `[C, B, 1]`."""
     C, B, _ = factors.shape
     steps = torch.ones(B, C + 1, C + 1, dtype=factors.dtype, device=factors.device)
     steps[:, 1:] = (factors if keep is None else factors * keep).permute(1, 0, 2)
@@ -124,7 +131,7 @@ def _forward(
     chunk_size: int,
     keep_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Answers, final memory, and what the backward pass needs: F_0 of each chunk, v_old, Δ, decays, retrieved values."""
+    """Answers, final memory, and for the gradient: F_0 of each chunk, v_old, Δ, decays, retrieved values."""
     pair = PAIRINGS[pairing]
     B, T, V = values.shape
     hops = second_queries.shape[2]
@@ -367,7 +374,12 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*tensors, *output[1:])
 
 
-def _gradient(ctx, outputs_gradient, memory_gradient, *unused):
+def _gradient(ctx, *gradients):
+    with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+        return _gradient_in_full_precision(ctx, *gradients)
+
+
+def _gradient_in_full_precision(ctx, outputs_gradient, memory_gradient, *unused):
     *tensors, final_memory, starts, old, written, decays, retrieved = ctx.saved_tensors
     inputs, masks = tensors[:7], tensors[7:]
     if outputs_gradient is None:
@@ -407,7 +419,10 @@ def chunkwise(
     pairing: str,
     chunk_size: int = CHUNK_SIZE,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence in chunks; arguments as in `reference`."""
+    """The exact chunkwise form in plain torch: any device, any dtype, no compiler needed.
+
+    Arguments as in `reference`.
+    """
     tensors = (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory)
     keep_for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if valid is not None:  # a step at which no time passes writes nothing

@@ -1,6 +1,6 @@
 """How two keys form one address: the tensor product of the paper, or the concatenation of its ablation (appendix E).
 
-The memory is used as a matrix `[B, K, V]` from addresses to values. Everything the chunkwise form needs to know about an
+The memory is used as a matrix `[B, K, V]` from addresses to values. All that the chunkwise form needs to know about an
 address is here; `a, b` and `c, d` are the two halves of addresses, `[B, P, S]` and `[B, P, R]`.
 """
 

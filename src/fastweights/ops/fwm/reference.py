@@ -1,4 +1,4 @@
-"""The definition: the paper's equations, one step at a time (Learning Associative Inference Using Fast Weight Memory)."""
+"""The definition: the paper's equations, one step at a time (Schlag et al. 2021)."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ def reference(
     resets: Tensor | None,
     pairing: str,
 ) -> tuple[Tensor, Tensor]:
-    """Run eq. 3, 4 and 7 step by step; arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]`."""
+    """The paper's equations 3, 4 and 7 step by step: slow, for tests and second derivatives.
+
+    Arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]`.
+    """
     join = PAIRINGS[pairing].join
     F = memory
     outputs = []

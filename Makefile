@@ -1,0 +1,32 @@
+# make train    sets everything up, trains the fast weight memory on generated stories, prints a table per task
+# make test     sets everything up, passes the tests
+# Needs python3 (3.11 or newer) with venv. PYTHON=… uses an environment that has torch already:
+#   make test PYTHON=/path/to/venv/bin/python
+
+ifdef PYTHON
+ENVIRONMENT := $(PYTHON)
+READY :=
+else
+ENVIRONMENT := .venv/bin/python
+READY := .venv/ready
+endif
+RUN := runs/make-train
+
+.PHONY: train test lint clean
+
+train: $(READY)
+	@rm -rf $(RUN)
+	$(ENVIRONMENT) -m fastweights.cli train catbabi-qa/fwm-quick --out $(RUN)
+
+test: $(READY)
+	$(ENVIRONMENT) -m ruff check .
+	$(ENVIRONMENT) -m ruff format --check .
+	OMP_NUM_THREADS=1 $(ENVIRONMENT) -m pytest
+
+.venv/ready: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,figures]'
+	@touch $@
+
+clean:
+	rm -rf .venv

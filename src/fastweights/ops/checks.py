@@ -1,0 +1,33 @@
+"""Shapes and masks that do not fit are refused before they can broadcast into a wrong result."""
+
+import torch
+from torch import Tensor
+
+
+def check_shapes(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
+    """Compare each tensor's shape with the one it must have; None is an optional tensor left out.
+
+    >>> check_shapes({"hidden": (torch.zeros(2, 3), (2, 4))})
+    Traceback (most recent call last):
+    ValueError: hidden has shape [2, 3]; beside the other arguments it must be [2, 4]
+
+    Raises:
+        ValueError: naming the first that does not fit.
+    """
+    for name, (tensor, wanted) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != wanted:
+            raise ValueError(
+                f"{name} has shape {list(tensor.shape)}; beside the other arguments it must be {list(wanted)}"
+            )
+
+
+def check_masks(shape: tuple[int, int], **masks: Tensor | None) -> None:
+    """Check that masks are bool and `[B, T]`.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    check_shapes({name: (mask, shape) for name, mask in masks.items()})
+    for name, mask in masks.items():
+        if mask is not None and mask.dtype != torch.bool:
+            raise ValueError(f"{name} is {mask.dtype}; a mask must be torch.bool")
