@@ -167,9 +167,9 @@ def _train(args: argparse.Namespace) -> int:
     if args.resume:
         run = RunFolder.open(out)
         config = run.read_config()
-        if args.overrides or args.seed is not None or args.tasks or args.data:
+        if args.overrides or args.seed is not None or args.tasks:
             raise UserError(f"A resumed run keeps the settings in {run.config}; leave {_given(args)} out.")
-        recipe, data = recipes.load(None, config["recipe"]), config["data"]
+        recipe, data = recipes.load(None, config["recipe"]), args.data or config["data"]  # the folder may have moved
         run.lock()
     else:
         overrides = list(args.overrides)
@@ -206,7 +206,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _given(args: argparse.Namespace) -> str:
-    names = [f"--{name}" for name in ("seed", "tasks", "data") if getattr(args, name) is not None]
+    names = [f"--{name}" for name in ("seed", "tasks") if getattr(args, name) is not None]
     return ", ".join([*names, *args.overrides])
 
 
@@ -221,7 +221,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.tasks:
         recipe.task["tasks"] = args.tasks
     task = tasks.build(recipe.task)
-    data = None if args.generated else args.data or metadata["data"]
+    data = None if args.generated else args.data or _data_of(args.path, metadata)
     stories = task.evaluation_stories(data, args.split)
     batches = task.evaluation_batches(data, args.split, args.rows)
     console = _console(args.json)
@@ -232,6 +232,22 @@ def _evaluate(args: argparse.Namespace) -> None:
         _print_json(metrics)
     else:
         console.print(task_table(metrics, task))
+
+
+def _data_of(path: str, metadata: dict[str, Any]) -> str | None:
+    """Where the data of a trained model lies; a checkpoint does not tell, so that none carries a path of its maker."""
+    from pathlib import Path
+
+    from fastweights.training.runs import RunFolder
+
+    if metadata["generated"]:
+        return None
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    if (folder / "config.yaml").is_file():
+        return RunFolder.open(folder).read_config()["data"]
+    raise UserError(
+        f"{path} was trained on files; say where they are with --data DIR, or ask it stories with --generated."
+    )
 
 
 def _data_stats(args: argparse.Namespace) -> None:

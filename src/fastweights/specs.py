@@ -25,7 +25,9 @@ def build(what: str, registry: Mapping[str, Callable], spec: Mapping[str, Any], 
     for key, value in options.items():
         if key not in known:
             raise UserError(f'{what} "{name}" has no option "{key}"{nearest(key, known)} It has: {", ".join(known)}.')
-        if not _is_like(value, known[key]):
+        if isinstance(known[key], str) and isinstance(value, int) and not isinstance(value, bool):
+            options[key] = str(value)  # "--task.tasks 1" arrives as a number
+        elif not _is_like(value, known[key]):
             raise UserError(f"{what}.{key} is {value!r}, but must be like {known[key]!r}; change it in the recipe.")
     try:
         return registry[name](*given, **options)

@@ -178,7 +178,7 @@ class Trainer:
     def _metadata(self) -> dict[str, Any]:
         return {
             "recipe": self.recipe.to_dict(),
-            "data": self.data,
+            "generated": self.data is None,
             "step": self.step,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -209,8 +209,10 @@ class Trainer:
             self.run.truncate_records(-1)
             return
         flat, metadata = checkpoint.load(self.run.last)
-        if metadata["recipe"] != self.recipe.to_dict() or metadata["data"] != self.data:
-            raise UserError(f"{self.run.last} was saved by another recipe or on other data; resume with the same ones.")
+        if metadata["recipe"] != self.recipe.to_dict():
+            raise UserError(
+                f"{self.run.last} was saved by another recipe than {self.run.config}; train anew with --out."
+            )
         tensors = checkpoint.unflatten(flat)
         self.model.load_state_dict(tensors["model"])
         for name, parameter in self.model.named_parameters():
