@@ -248,7 +248,7 @@ def test_kills_at_random_moments_leave_the_same(place, uninterrupted, kind):
     for _ in range(6):
         arguments = ["--resume"] if (place / out / "config.yaml").exists() else KINDS[kind]
         process = start(place, [*arguments, f"--out={out}"])
-        process.join(moments.uniform(0.1, 0.6))
+        process.join(moments.uniform(0.05, 0.4))
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL

@@ -238,6 +238,8 @@ def _backward(
     d_n, d_e = torch.zeros_like(first_queries), torch.zeros_like(second_queries)
     Phi = memory_gradient.clone()
     phi = torch.linalg.vecdot(Phi.flatten(1), final_memory.flatten(1)).unsqueeze(-1)
+    # once for all chunks: such a block anew each time costs more than what is done with it
+    all_addresses = values.new_empty(B, chunk_size * (1 + hops), memory_gradient.shape[1])
     for c in reversed(range(starts.shape[0])):
         step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
         length = step.stop - step.start
@@ -249,7 +251,7 @@ def _backward(
         read = _Reads(None if reads is None else reads[:, step])
         # what is added to ∂F_0, all in one product at the end: at which addresses, and what
         added = length + hops * (length if reads is None else read.where.shape[1])
-        addresses, arrived = F.new_empty(B, added, F.shape[1]), F.new_empty(B, added, V)
+        addresses, arrived = all_addresses[:, :added], F.new_empty(B, added, V)
         u, gram = pair.join_into(addresses[:, :length], k1, k2), pair.gram(k1, k2, k1, k2)
 
         d_delta = (u @ Phi).mul_(decay[:, -1, 1:, None])

@@ -1,0 +1,217 @@
+"""The command line: help, JSON and nothing else with --json, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastweights import cli, recipes
+
+TINY = (
+    "--model.embedding_size=8",
+    "--model.core.hidden_size=8",
+    "--model.core.memory_size=4",
+    "--task.segment_length=20",
+    "--task.validation_stories=2",
+    "--training.rows=2",
+    "--training.evaluation_rows=2",
+    "--training.steps=3",
+    "--training.report_every=1",
+)
+STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a tiny run on generated stories of tasks 1 and 2."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert cli.main(["train", "catbabi-qa/fwm", *TINY, "--tasks=1,2", f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture
+def json_of(capsys):
+    """Return a function that runs a command with --json and gives what it printed."""
+
+    def json_of(*arguments):
+        capsys.readouterr()
+        assert cli.main([*map(str, arguments), "--json"]) == 0
+        printed = capsys.readouterr().out
+        assert printed.endswith("\n") and printed.count("\n") == 1
+        return json.loads(printed)
+
+    return json_of
+
+
+@pytest.mark.parametrize(
+    ("command", "mentioned"),
+    [
+        ([], ["train", "evaluate", "recipes", "data", "bench", "doctor", "fastweights train catbabi-qa/fwm-quick"]),
+        (["train"], ["--data", "--resume", "--seed", "--threads", "fastweights train catbabi-qa/fwm --training.steps"]),
+        (["evaluate"], ["RUN_OR_CHECKPOINT", "--split", "--tasks", "--rows", "--from-zero", "--generated"]),
+        (["recipes"], ["name", "--json"]),
+        (["data"], ["stats"]),
+        (["data", "stats"], ["DIR", "--as-published"]),
+        (["bench"], ["--repeats", "--rows", "--length"]),
+        (["doctor"], ["--json"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_help(command, mentioned, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in mentioned)
+
+
+def test_the_command_and_the_module_are_the_same():
+    finished = subprocess.run(
+        [sys.executable, "-m", "fastweights.cli", "recipes", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(finished.stdout) == recipes.names()
+    assert finished.stderr == ""
+
+
+def test_recipes_lists_names(json_of):
+    assert json_of("recipes") == recipes.names()
+
+
+def test_recipes_shows_one_recipe(json_of, capsys):
+    assert json_of("recipes", "catbabi-qa/fwm") == recipes.load("catbabi-qa/fwm").to_dict()
+    assert cli.main(["recipes", "catbabi-qa/fwm"]) == 0
+    printed = capsys.readouterr().out
+    assert "write_scale: 0.03125" in printed and "training.clip_norm" in printed
+
+
+def test_the_table_of_recipes_tells_weights_and_memory(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("catbabi-qa/fwm ")]
+    assert "683,745" in line and "33,280" in line
+    assert all(any(line.startswith(f"{name} ") for line in lines) for name in recipes.names())
+
+
+def test_train_prints_its_metrics(json_of, tmp_path):
+    found = json_of("train", "catbabi-qa/fwm", *TINY, "--tasks", "1", "--seed", "5", "--out", tmp_path / "run")
+    assert found["run"] == str(tmp_path / "run")
+    assert found["step"] == 3
+    assert set(found["tasks"]) == {"1"}
+    assert found["questions"] == 10
+    again = json_of("train", "--resume", "--out", tmp_path / "run")
+    assert again == found
+
+
+def test_seed_and_tasks_are_recorded(tmp_path):
+    from fastweights.training.runs import RunFolder
+
+    arguments = ["catbabi-qa/fwm", *TINY, "--seed", "5", "--tasks", "1-3", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", *arguments]) == 0
+    recipe = RunFolder.open(tmp_path / "run").read_config()["recipe"]
+    assert recipe["training"]["seed"] == 5
+    assert recipe["task"]["tasks"] == "1-3"
+
+
+def test_the_default_run_folder_bears_the_recipes_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "catbabi-qa/fwm", *TINY, "--tasks=1"]) == 0
+    assert (tmp_path / "runs" / "catbabi-qa" / "fwm" / "last.safetensors").exists()
+    assert "fastweights evaluate runs/catbabi-qa/fwm" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["train", "catbabi-qa/fwm", "--resume"]) == 0
+
+
+def test_evaluate(json_of, run):
+    found = json_of("evaluate", run)
+    expected = {"split", "stories", "step", "loss", "answer_accuracy", "answer_perplexity", "questions", "tokens", "tasks"}
+    assert expected <= set(found)
+    assert (found["split"], found["stories"], found["questions"]) == ("valid", 4, 20)
+    assert found["answer_perplexity"] > 1 and 0 <= found["answer_accuracy"] <= 1
+    assert set(found["tasks"]) == {"1", "2"}
+    assert all(set(row) == {"accuracy", "questions"} and row["questions"] == 10 for row in found["tasks"].values())
+
+
+def test_evaluate_asks_what_it_is_told_to(json_of, run):
+    found = json_of("evaluate", run)
+    assert json_of("evaluate", run / "best.safetensors") == found
+    assert json_of("evaluate", run, "--generated") == found
+    assert set(json_of("evaluate", run, "--tasks", "2")["tasks"]) == {"2"}
+    test = json_of("evaluate", run, "--split", "test")
+    assert test["split"] == "test" and test["tokens"] != found["tokens"]
+    from_zero = json_of("evaluate", run, "--from-zero")
+    assert from_zero["answer_perplexity"] != found["answer_perplexity"]
+    rows = json_of("evaluate", run, "--rows", "3")
+    assert (rows["questions"], rows["tokens"]) == (found["questions"], found["tokens"])
+
+
+def test_evaluate_on_files(json_of, run, tmp_path):
+    (tmp_path / "qa1_test.txt").write_text(STORY * 4)
+    found = json_of("evaluate", run, "--data", tmp_path, "--tasks", "1", "--split", "test")
+    assert (found["stories"], found["questions"], found["tokens"]) == (4, 4, 48)
+
+
+def test_a_run_on_files_is_evaluated_on_its_files(json_of, tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / f"qa1_{split}.txt").write_text(STORY * 4)
+    out = tmp_path / "run"
+    json_of("train", "catbabi-qa/fwm", *TINY, "--tasks=1", "--data", tmp_path, "--out", out)
+    assert json_of("evaluate", out)["stories"] == 4
+    assert json_of("evaluate", out / "last.safetensors")["stories"] == 4
+    assert json_of("evaluate", out, "--generated")["stories"] == 2
+
+
+def test_evaluate_prints_a_table(run, capsys):
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 one supporting fact" in printed and "perplexity" in printed
+
+
+def test_data_stats(json_of, tmp_path, capsys):
+    for split, count in (("train", 5), ("valid", 2)):
+        (tmp_path / f"qa1_{split}.txt").write_text(STORY * count)
+    found = json_of("data", "stats", tmp_path)
+    assert set(found) == {"train", "valid"}
+    counts = {key: found["train"][key] for key in ("stories", "questions", "tokens")}
+    assert counts == {"stories": 5, "questions": 5, "tokens": 55}
+    assert set(found["train"]["tasks"]) == {"1"} and len(found["train"]["missing"]) == 19
+    published = json_of("data", "stats", tmp_path, "--as-published")
+    assert published["train"]["stories"] == 4
+    assert cli.main(["data", "stats", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "55" in printed and "missing in train: qa2_train.txt" in printed
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["evaluate", "run", "--rowz", "3"], ["recipes", "--tasks", "3"], ["doctor", "more"]])
+def test_unknown_options_end_with_exit_code_2(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_threads_are_set(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        arguments = [*TINY, "--tasks=1", f"--out={tmp_path / 'run'}", "--threads=2"]
+        assert cli.main(["train", "catbabi-qa/fwm", *arguments]) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_ctrl_c_before_training_ends_with_130(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "names", interrupt)
+    assert cli.main(["recipes", "--json"]) == 130
