@@ -125,7 +125,17 @@ def test_the_default_run_folder_bears_the_recipes_name(tmp_path, monkeypatch, ca
 
 def test_evaluate(json_of, run):
     found = json_of("evaluate", run)
-    expected = {"split", "stories", "step", "loss", "answer_accuracy", "answer_perplexity", "questions", "tokens", "tasks"}
+    expected = {
+        "split",
+        "stories",
+        "step",
+        "loss",
+        "answer_accuracy",
+        "answer_perplexity",
+        "questions",
+        "tokens",
+        "tasks",
+    }
     assert expected <= set(found)
     assert (found["split"], found["stories"], found["questions"]) == ("valid", 4, 20)
     assert found["answer_perplexity"] > 1 and 0 <= found["answer_accuracy"] <= 1
@@ -191,7 +201,9 @@ def test_without_a_command_the_commands_are_listed(capsys):
     assert "COMMAND" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["evaluate", "run", "--rowz", "3"], ["recipes", "--tasks", "3"], ["doctor", "more"]])
+@pytest.mark.parametrize(
+    "command", [["evaluate", "run", "--rowz", "3"], ["recipes", "--tasks", "3"], ["doctor", "more"]]
+)
 def test_unknown_options_end_with_exit_code_2(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(command)

@@ -158,7 +158,9 @@ def _train(args: argparse.Namespace) -> int:
     from fastweights.training.runs import RunFolder
     from fastweights.training.supervised import Interrupted, Trainer
 
-    if args.threads:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f"--threads is {args.threads}; give at least 1, or leave it out for torch's choice.")
         torch.set_num_threads(args.threads)
     if args.recipe is None and not (args.resume and args.out):
         raise UserError("Say what to train: `fastweights train RECIPE`, a name from `fastweights recipes`.")
@@ -169,6 +171,8 @@ def _train(args: argparse.Namespace) -> int:
         config = run.read_config()
         if args.overrides or args.seed is not None or args.tasks:
             raise UserError(f"A resumed run keeps the settings in {run.config}; leave {_given(args)} out.")
+        if not {"recipe", "data"} <= config.keys():
+            raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
         recipe, data = recipes.load(None, config["recipe"]), args.data or config["data"]  # the folder may have moved
         run.lock()
     else:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from fastweights import cli, recipes, tasks
 from fastweights.cores import CORES
@@ -33,7 +34,7 @@ def test_every_recipe_trains(name, tmp_path, capsys):
     run = RunFolder.open(out)
     assert [record["step"] for record in run.records()] == [1, 2, 2]
     saved = recipes.load(None, run.read_config()["recipe"])
-    assert saved == recipes.load(name, [*QUICK[:-1], "--task.tasks='1'"])
+    assert saved == recipes.load(name, [*QUICK[:-1], "--task.tasks=1"])
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -56,12 +57,13 @@ def test_sizes(name):
 
 
 def test_the_size_of_the_published_model_is_told_in_its_description():
-    assert f"{SIZES['catbabi-qa/fwm-as-published'][0]:,} weights" in recipes.load("catbabi-qa/fwm-as-published").description
+    assert (
+        f"{SIZES['catbabi-qa/fwm-as-published'][0]:,} weights"
+        in recipes.load("catbabi-qa/fwm-as-published").description
+    )
 
 
 def test_asking_for_a_size_draws_no_random_number():
-    import torch
-
     state = torch.get_rng_state()
     recipes.size(recipes.load("catbabi-qa/fwm"))
     assert torch.equal(torch.get_rng_state(), state)
@@ -120,7 +122,11 @@ def test_a_broken_recipe_of_ones_own(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("catbabi-qa/fmw", "catbabi-qa/fwm"), ("catbabi-lm/lst", "catbabi-lm/lstm"), ("fwm-quick", "catbabi-qa/fwm-quick")],
+    [
+        ("catbabi-qa/fmw", "catbabi-qa/fwm"),
+        ("catbabi-lm/lst", "catbabi-lm/lstm"),
+        ("fwm-quick", "catbabi-qa/fwm-quick"),
+    ],
 )
 def test_the_nearest_recipe_is_named(name, nearest):
     with pytest.raises(UserError, match=f'no recipe "{name}"; did you mean "{nearest}"'):
@@ -152,6 +158,8 @@ def test_wrong_keys_and_values_are_named(override, message):
 
 def test_known_keys_can_all_be_named():
     keys = recipes.known_keys()
-    assert {"training.steps", "model.core.type", "model.core.memory_size", "model.core.num_layers", "task.mode"} <= set(keys)
+    assert {"training.steps", "model.core.type", "model.core.memory_size", "model.core.num_layers", "task.mode"} <= set(
+        keys
+    )
     assert len(keys) == len(set(keys))
     assert set(CORES) >= {recipes.load(name).model.core["type"] for name in recipes.names()}

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import time
 from functools import partial
 from pathlib import Path
 

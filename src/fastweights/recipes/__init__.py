@@ -168,18 +168,33 @@ def check(recipe: Recipe, data: str | None) -> None:
     Raises:
         UserError: where a part cannot be built, a number makes no sense, or files are missing.
     """
-    from fastweights import tasks
+    import torch
+
+    from fastweights import models, tasks
 
     options = recipe.training
     for key in ("steps", "rows", "report_every", "evaluate_every", "evaluation_rows"):
         if getattr(options, key) < 1:
             raise UserError(f"training.{key} is {getattr(options, key)}; it must be at least 1.")
-    if options.seed < 0:
-        raise UserError(f"training.seed is {options.seed}; it must not be negative.")
-    if not options.learning_rate > 0:
+    for key in ("seed", "warmup_steps"):
+        if getattr(options, key) < 0:
+            raise UserError(f"training.{key} is {getattr(options, key)}; it must not be negative.")
+    if not 0 < options.learning_rate < float("inf"):
         raise UserError(f"training.learning_rate is {options.learning_rate}; it must be positive.")
-    size(recipe)
+    if options.clip_norm is not None and not options.clip_norm > 0:
+        raise UserError(f"training.clip_norm is {options.clip_norm}; it must be positive, or null for no clipping.")
+    sizes = {"embedding_size": recipe.model.embedding_size}
+    sizes |= {f"core.{key}": value for key, value in recipe.model.core.items() if key.endswith("_size")}
+    for key, value in sizes.items():
+        if isinstance(value, int) and value < 1:
+            raise UserError(f"model.{key} is {value}; it must be at least 1.")
     task = tasks.build(recipe.task)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = models.build(recipe.to_dict()["model"], task.vocabulary_size)
+            model(torch.zeros(1, 1, dtype=torch.int64))  # some options are only looked at when it reads
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"The recipe's model cannot read a word ({error}); change its options.") from error
     task.training_batches(data, 1, 0)
     task.evaluation_batches(data, "valid", 1)
 

@@ -165,6 +165,11 @@ class Trainer:
         rows = self.options.evaluation_rows
         batches = self.task.evaluation_batches(self.data, "valid", rows)
         metrics = evaluate(self.model, batches, rows, self.state)
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(
+                f"The validation loss is not finite after step {self.step}. The last good checkpoint is untouched: "
+                "lower training.learning_rate or set training.clip_norm, and train again."
+            )
         best = metrics["loss"] < self.best_loss
         if best:
             self.best_loss = metrics["loss"]
@@ -209,6 +214,8 @@ class Trainer:
             self.run.truncate_records(-1)
             return
         flat, metadata = checkpoint.load(self.run.last)
+        if "cursor" not in metadata:
+            raise UserError(f"{self.run.last} is a checkpoint that a run cannot go on from; train anew with --out.")
         if metadata["recipe"] != self.recipe.to_dict():
             raise UserError(
                 f"{self.run.last} was saved by another recipe than {self.run.config}; train anew with --out."

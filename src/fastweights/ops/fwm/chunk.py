@@ -67,25 +67,16 @@ def _scan_writes(
     """
     written = torch.empty_like(values)
     factors = torch.empty_like(strengths)
-    half_self = gram.diagonal().permute(2, 0, 1).unbind(0)  # ‖u‖² / 2 `[B, 1]` for each step
-    half_self = [half / 2 for half in half_self]
+    half_self = gram.diagonal().permute(2, 0, 1) / 2  # ‖u‖² / 2
     n = squared_norm
-    for t, (v_old, v, beta, delta, factor) in enumerate(
-        zip(
-            answers.unbind(0),
-            values.unbind(0),
-            strengths.unbind(0),
-            written.unbind(0),
-            factors.unbind(0),
-            strict=True,
-        )
-    ):
+    steps = zip(*(x.unbind(0) for x in (answers, values, strengths, half_self, written, factors)), strict=True)
+    for t, (v_old, v, beta, half, delta, factor) in enumerate(steps):
         if keep is not None:
             answers[t:] *= keep[t]
             n = n * keep[t]
         torch.sub(v, v_old, out=delta).mul_(beta)
         # ‖F'‖² = ‖F‖² + 2 (v_old + ‖u‖² Δ / 2)·Δ
-        n = n + 2 * torch.addcmul(v_old, half_self[t], delta).mul_(delta).sum(-1, keepdim=True)
+        n = n.add(torch.addcmul(v_old, half, delta).mul_(delta).sum(-1, keepdim=True), alpha=2)
         torch.clamp(n, min=1, out=factor).rsqrt_()
         if valid is not None:
             factor.masked_fill_(~valid[t], 1)
@@ -332,10 +323,9 @@ def _scan_gradients(
     free = (factors == 1).to(factors.dtype)
     squared = factors.square()
     H = torch.zeros_like(phi)
-    names = (d_delta, delta, answered, pulled, -strengths, squared, free, radial, epsilon, Hs)
-    for t, (gradient, d, a, p, minus_beta, f, not_clamped, r, eps, H_t) in reversed(
-        list(enumerate(zip(*(x.unbind(0) for x in names), strict=True)))
-    ):
+    parts = (d_delta, delta, answered, pulled, -strengths, squared, free, radial, epsilon, Hs)
+    steps = list(enumerate(zip(*(x.unbind(0) for x in parts), strict=True)))
+    for t, (gradient, d, a, p, minus_beta, f, not_clamped, r, eps, H_t) in reversed(steps):
         phi = phi + r
         passed = phi * not_clamped
         torch.add(H, phi - passed, out=H_t).mul_(f)

@@ -1,0 +1,160 @@
+"""What the documents show runs: their Python, their commands, and the examples in the docstrings."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import fastweights
+from fastweights import cli, recipes, tasks
+from fastweights.data import babi
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md") if (ROOT / name).exists()]
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+QUICK = [
+    "--training.steps=2",
+    "--training.rows=2",
+    "--training.evaluation_rows=2",
+    "--task.segment_length=20",
+    "--task.validation_stories=1",
+    "--model.embedding_size=8",
+    "--model.core.hidden_size=8",
+]
+STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
+NOT_RUN = {"bench"}  # takes long; that it parses is checked
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """The language and the text of each fenced block."""
+    return BLOCK.findall(document.read_text(encoding="utf-8"))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of the lines of a shell block that begin with `fastweights`, without what follows | > & or ;."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("fastweights "):
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            words = list(lexer)
+            ends = [place for place, word in enumerate(words) if set(word) <= set("|>&;")]
+            found.append(words[1 : ends[0] if ends else None])
+    return found
+
+
+def all_commands() -> list:
+    return [
+        pytest.param(command, id=" ".join(command))
+        for document in DOCUMENTS
+        for language, text in blocks(document)
+        if language in ("bash", "sh", "shell", "console")
+        for command in commands(text)
+    ]
+
+
+def check_command(arguments: list[str]) -> None:
+    """Fail where a command does not parse, or names a recipe or an option that does not exist."""
+    namespace, rest = cli._parser().parse_known_args(arguments)
+    assert not rest or getattr(namespace, "takes_overrides", False), f"unknown options {rest}"
+    if arguments[0] == "train" and namespace.recipe and not namespace.recipe.endswith((".yaml", ".yml")):
+        recipe = recipes.load(namespace.recipe, rest)
+        recipes.size(recipe)
+        tasks.build({**recipe.task, "tasks": namespace.tasks or recipe.task.get("tasks", "all")})
+    if arguments[0] == "recipes" and namespace.name:
+        recipes.load(namespace.name)
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_a_command_parses(command):
+    check_command(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fastweights trian catbabi-qa/fwm",
+        "fastweights train catbabi-qa/fvm",
+        "fastweights train catbabi-qa/fwm --training.stepz 3",
+        "fastweights train catbabi-qa/fwm --model.core.memory_sizes 3  # with a comment",
+        "fastweights train catbabi-qa/fwm --tasks 1,2,4-21",
+        "fastweights evaluate runs/mine --rowz 3",
+        "fastweights recipes catbabi-qa/fvm | head",
+        "fastweights data stat en-valid-10k",
+    ],
+)
+def test_a_wrong_command_would_be_found(command):
+    (arguments,) = commands(command)
+    with pytest.raises((SystemExit, fastweights.UserError, AssertionError)):
+        check_command(arguments)
+
+
+def write_stories(folder: Path) -> None:
+    """Make a folder with a file for each task and split, so that commands that read bAbI's files have some."""
+    folder.mkdir()
+    for task in range(1, babi.TASK_COUNT + 1):
+        for split in babi.SPLITS:
+            (folder / babi.file_name(task, split)).write_text(STORY * 2)
+
+
+def run_command(arguments: list[str]) -> None:
+    if arguments[0] in NOT_RUN:
+        return
+    if arguments[0] == "train" and "--resume" not in arguments:
+        namespace, _ = cli._parser().parse_known_args(arguments)
+        shutil.rmtree(namespace.out or f"runs/{namespace.recipe}", ignore_errors=True)
+        arguments = [*arguments, *QUICK]
+    assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
+
+
+def run_python(text: str, names: dict, document: Path) -> None:
+    if ">>>" in text:
+        test = doctest.DocTestParser().get_doctest(text, names, document.name, str(document), 0)
+        assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0
+    else:
+        exec(compile(text, str(document), "exec"), names)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_runs_from_top_to_bottom(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_stories(tmp_path / "en-valid-10k")
+    names = {"__name__": "__main__"}
+    recipe_text = ""
+    for language, text in blocks(document):
+        if language == "python":
+            run_python(text, names, document)
+        elif language == "yaml":
+            recipe_text = text
+        elif language in ("bash", "sh", "shell", "console"):
+            for command in commands(text):
+                for word in command:
+                    if word.endswith((".yaml", ".yml")) and not Path(word).exists():
+                        Path(word).write_text(recipe_text)  # a recipe that the document shows
+                run_command(command)
+
+
+def test_the_readme_shows_what_it_should():
+    languages = [language for language, _ in blocks(ROOT / "README.md")]
+    assert "bash" in languages and "python" in languages
+    shown = {command.values[0][0] for command in all_commands()}
+    assert {"train", "evaluate", "recipes", "data", "bench", "doctor"} <= shown
+
+
+def modules() -> list[str]:
+    names = [module.name for module in pkgutil.walk_packages(fastweights.__path__, "fastweights.")]
+    return ["fastweights", *(name for name in names if not name.endswith(".__main__"))]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_the_examples_in_docstrings(name, tmp_path, monkeypatch):
+    if name.endswith(".triton"):
+        pytest.importorskip("triton")
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
