@@ -23,7 +23,6 @@ ALLOWED = {  # what each room may import besides itself
     "tasks": {"data", "specs", "errors"},
     "recipes": {"models", "cores", "tasks", "specs", "errors"},
     "training": {"recipes", "models", "cores", "tasks", "data", "errors"},
-    "analysis": {"training", "recipes", "models", "cores", "ops", "tasks", "data", "errors"},
     "bench": ANYTHING,
     "doctor": ANYTHING,
     "cli": ANYTHING,

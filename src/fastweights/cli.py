@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from fastweights.errors import UserError
@@ -164,7 +165,8 @@ def _train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.recipe is None and not (args.resume and args.out):
         raise UserError("Say what to train: `fastweights train RECIPE`, a name from `fastweights recipes`.")
-    out = args.out or f"runs/{args.recipe}"
+    name = Path(args.recipe).stem if str(args.recipe).endswith((".yaml", ".yml")) else args.recipe
+    out = args.out or f"runs/{name}"
     console = _console(args.json)
     if args.resume:
         run = RunFolder.open(out)
@@ -240,15 +242,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _data_of(path: str, metadata: dict[str, Any]) -> str | None:
     """Where the data of a trained model lies; a checkpoint does not tell, so that none carries a path of its maker."""
-    from pathlib import Path
-
     from fastweights.training.runs import RunFolder
 
-    if metadata["generated"]:
+    if metadata.get("generated"):
         return None
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if (folder / "config.yaml").is_file():
-        return RunFolder.open(folder).read_config()["data"]
+    if (folder / "config.yaml").is_file() and (data := RunFolder.open(folder).read_config().get("data")):
+        return data
     raise UserError(
         f"{path} was trained on files; say where they are with --data DIR, or ask it stories with --generated."
     )
