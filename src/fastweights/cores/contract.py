@@ -97,15 +97,18 @@ def tensors_of(state: Any) -> list[Tensor]:
 
 def positions(x: Tensor, where: Tensor) -> Tensor:
     """The rows `[P, D]` of x `[B, T, D]` at the P positions of a mask `[B, T]`: `x[where]`, but faster backwards."""
-    return x.flatten(0, 1).index_select(0, where.flatten().nonzero().squeeze(1))
+    index = where.flatten().nonzero().squeeze(1)
+    return x.flatten(0, 1) if len(index) == where.numel() else x.flatten(0, 1).index_select(0, index)
 
 
 def apply_where(where: Tensor | None, layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a layer to x `[B, T, D]` at the positions of a mask; zeros elsewhere."""
     if where is None or torch.compiler.is_compiling():  # the number of positions would be a shape that depends on data
-        return layer(x)
+        return layer(x.transpose(0, 1)).transpose(0, 1)  # cores give their outputs in the order of time
+    x, where = x.transpose(0, 1), where.T
     index = where.flatten().nonzero().squeeze(1)
     if len(index) == where.numel():
-        return layer(x)
+        return layer(x).transpose(0, 1)
     found = layer(x.flatten(0, 1).index_select(0, index))
-    return found.new_zeros(where.numel(), layer.out_features).index_copy(0, index, found).view(*x.shape[:2], -1)
+    y = found.new_zeros(where.numel(), layer.out_features).index_copy(0, index, found)
+    return y.view(*x.shape[:2], -1).transpose(0, 1)

@@ -33,7 +33,7 @@ class _Reads:
     def gather(self, x: Tensor) -> Tensor:
         """Pick `[B, P, …]` from `[B, C, …]`."""
         if self.everywhere:
-            return x
+            return x.contiguous()
         return x.gather(1, self._index(x))
 
     def gather_masked(self, x: Tensor) -> Tensor:
@@ -136,14 +136,12 @@ def _forward(
     retrieved = values.new_empty(B, T if keep_for_backward else 0, hops, V)
     if reads is not None:
         retrieved.zero_()
-    F = memory
+    F = starts[0].copy_(memory) if saved else memory
     squared_norm = F.square().sum((1, 2)).unsqueeze(-1)
     for c in range(chunks):
         step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
         length = step.stop - step.start
-        if keep_for_backward:
-            F = starts[c].copy_(F)
-        k1, k2 = first_keys[:, step], second_keys[:, step]
+        k1, k2 = first_keys[:, step].contiguous(), second_keys[:, step].contiguous()
         keep = None if resets is None else _time_first(~resets[:, step])
         u, gram = pair.join(k1, k2), pair.gram(k1, k2, k1, k2)
         old[step] = (u @ F).transpose(0, 1)
@@ -167,15 +165,17 @@ def _forward(
             n, e = read.gather(first_queries[:, step]), read.gather(second_queries[:, step])
             found = []
             for i in range(hops):
-                y = (pair.join(n, e[:, :, i]) @ F).mul_(left[..., :1])
-                y += pair.gram(n, e[:, :, i], k1, k2).mul_(left[..., 1:]) @ delta
+                query = e[:, :, i].contiguous()
+                y = (pair.join(n, query) @ F).mul_(left[..., :1])
+                y += pair.gram(n, query, k1, k2).mul_(left[..., 1:]) @ delta
                 found.append(y)
                 n = _normalised(y)
             read.put(n, outputs[:, step])
             if keep_for_backward:
                 read.put(torch.stack(found, 2), retrieved[:, step])
         last = decay[:, -1]
-        F = torch.baddbmm(F * last[:, :1, None], u.mT, last[:, 1:, None] * delta)
+        F_next = starts[c + 1] if c + 1 < saved else torch.empty_like(memory)
+        F = torch.mul(F, last[:, :1, None], out=F_next).baddbmm_(u.mT, last[:, 1:, None] * delta)
     return outputs, F, starts, old, written, decays, retrieved
 
 
@@ -229,8 +229,9 @@ def _backward(
     d_n, d_e = torch.zeros_like(first_queries), torch.zeros_like(second_queries)
     Phi = memory_gradient.clone()
     phi = torch.linalg.vecdot(Phi.flatten(1), final_memory.flatten(1)).unsqueeze(-1)
-    # once for all chunks: such a block anew each time costs more than what is done with it
-    all_addresses = values.new_empty(B, chunk_size * (1 + hops), memory_gradient.shape[1])
+    # once for all chunks: such blocks anew each time cost more than what is done with them
+    K = memory_gradient.shape[1]
+    all_addresses, products = values.new_empty(B, chunk_size * (1 + hops), K), values.new_empty(B * chunk_size, K)
     for c in reversed(range(starts.shape[0])):
         step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
         length = step.stop - step.start
@@ -238,7 +239,7 @@ def _backward(
         decay = decays[c, :, : length + 1, : length + 1]
         keep = None if resets is None else ~resets[:, step].unsqueeze(-1)
         before = decay[:, :-1] if keep is None else decay[:, :-1] * keep
-        k1, k2 = first_keys[:, step], second_keys[:, step]
+        k1, k2 = first_keys[:, step].contiguous(), second_keys[:, step].contiguous()
         read = _Reads(None if reads is None else reads[:, step])
         # what is added to ∂F_0, all in one product at the end: at which addresses, and what
         added = length + hops * (length if reads is None else read.where.shape[1])
@@ -255,7 +256,7 @@ def _backward(
             e_gradient = torch.empty_like(e)
             radial_read = torch.zeros_like(left[..., 0])
             for i in reversed(range(hops)):
-                y, query = found[:, :, i], e[:, :, i]
+                y, query = found[:, :, i].contiguous(), e[:, :, i].contiguous()
                 n = n0 if i == 0 else _normalised(found[:, :, i - 1])
                 d_y = _normalised_backward(d_out, y)
                 radial_read += torch.linalg.vecdot(y, d_y)
@@ -265,7 +266,8 @@ def _backward(
                 pair.join_into(addresses[:, place], n, query)
                 scaled = torch.mul(d_y, left[..., :1], out=arrived[:, place])
                 coefficients = (d_y @ delta.mT).mul_(left[..., 1:])
-                d_first, d_second = pair.split(scaled @ F.mT, n, query)
+                product = torch.bmm(scaled, F.mT, out=products[: B * n.shape[1]].view(B, -1, K))
+                d_first, d_second = pair.split(product, n, query)
                 more_first, more_second = pair.pull(coefficients, n, query, k1, k2)
                 d_out = d_first + more_first
                 e_gradient[:, :, i] = d_second + more_second
@@ -293,7 +295,8 @@ def _backward(
         d_strength[:, step] = torch.linalg.vecdot(d_delta, values[:, step] - o)
 
         start_epsilon = torch.mul(before[:, :, :1], epsilon, out=arrived[:, :length])
-        d_u = torch.baddbmm((decay[:, -1, 1:, None] * delta) @ Phi.mT, start_epsilon, F.mT)
+        d_u = torch.bmm(decay[:, -1, 1:, None] * delta, Phi.mT, out=products[: B * length].view(B, length, K))
+        d_u.baddbmm_(start_epsilon, F.mT)
         lower = (epsilon @ delta.mT).mul_(before[:, :, 1:])
         weights = lower + lower.mT
         weights.diagonal(dim1=1, dim2=2).sub_(Hs[..., 0].T * torch.linalg.vecdot(delta, delta))

@@ -34,10 +34,11 @@ class TensorProduct:
 
     @staticmethod
     def split(gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of a and b from the gradient `[B, P, K]` of their address."""
+        """Gradients of a and b from the gradient `[B, P, K]` of their address, which is overwritten."""
         matrix = gradient.unflatten(-1, (a.shape[-1], b.shape[-1]))
+        d_b = (a.unsqueeze(-2) @ matrix).squeeze(-2)
         # the sum over products beats a matrix product with one column
-        return (matrix * b.unsqueeze(-2)).sum(-1), (a.unsqueeze(-2) @ matrix).squeeze(-2)
+        return matrix.mul_(b.unsqueeze(-2)).sum(-1), d_b
 
 
 class Concatenation:
