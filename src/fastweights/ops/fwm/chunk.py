@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from fastweights.ops.fwm.pairing import PAIRINGS
+from fastweights.ops.fwm.pairing import PAIRINGS, similarities
 from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON, reference
 
-CHUNK_SIZE = 40
+CHUNK_SIZE = 50
 
 
 class _Reads:
@@ -143,7 +143,7 @@ def _forward(
         length = step.stop - step.start
         k1, k2 = first_keys[:, step].contiguous(), second_keys[:, step].contiguous()
         keep = None if resets is None else _time_first(~resets[:, step])
-        u, gram = pair.join(k1, k2), pair.gram(k1, k2, k1, k2)
+        u, gram = pair.join(k1, k2), pair.combine(similarities(k1, k2, k1, k2))
         old[step] = (u @ F).transpose(0, 1)
         delta, factors, squared_norm = _scan_writes(
             gram.permute(2, 1, 0).contiguous().unsqueeze(-1),
@@ -167,7 +167,7 @@ def _forward(
             for i in range(hops):
                 query = e[:, :, i].contiguous()
                 y = (pair.join(n, query) @ F).mul_(left[..., :1])
-                y += pair.gram(n, query, k1, k2).mul_(left[..., 1:]) @ delta
+                y += pair.combine(similarities(n, query, k1, k2)).mul_(left[..., 1:]) @ delta
                 found.append(y)
                 n = _normalised(y)
             read.put(n, outputs[:, step])
@@ -244,7 +244,8 @@ def _backward(
         # what is added to ∂F_0, all in one product at the end: at which addresses, and what
         added = length + hops * (length if reads is None else read.where.shape[1])
         addresses, arrived = all_addresses[:, :added], F.new_empty(B, added, V)
-        u, gram = pair.join_into(addresses[:, :length], k1, k2), pair.gram(k1, k2, k1, k2)
+        u, among_keys = pair.join_into(addresses[:, :length], k1, k2), similarities(k1, k2, k1, k2)
+        gram = pair.combine(among_keys)
 
         d_delta = (u @ Phi).mul_(decay[:, -1, 1:, None])
         radial = values.new_zeros(B, length)  # ⟨y, ∂L/∂y⟩ of the reads at each step
@@ -260,7 +261,8 @@ def _backward(
                 n = n0 if i == 0 else _normalised(found[:, :, i - 1])
                 d_y = _normalised_backward(d_out, y)
                 radial_read += torch.linalg.vecdot(y, d_y)
-                weights = pair.gram(n, query, k1, k2).mul_(left[..., 1:])
+                halves = similarities(n, query, k1, k2)
+                weights = pair.combine(halves).mul_(left[..., 1:])
                 d_delta += weights.mT @ d_y
                 place = slice(length + i * n.shape[1], length + (i + 1) * n.shape[1])
                 pair.join_into(addresses[:, place], n, query)
@@ -268,10 +270,10 @@ def _backward(
                 coefficients = (d_y @ delta.mT).mul_(left[..., 1:])
                 product = torch.bmm(scaled, F.mT, out=products[: B * n.shape[1]].view(B, -1, K))
                 d_first, d_second = pair.split(product, n, query)
-                more_first, more_second = pair.pull(coefficients, n, query, k1, k2)
+                more_first, more_second = pair.pull(coefficients, halves, k1, k2)
                 d_out = d_first + more_first
                 e_gradient[:, :, i] = d_second + more_second
-                key_gradients.append(pair.pull(coefficients.mT, k1, k2, n, query))
+                key_gradients.append(pair.pull(coefficients.mT, (halves[0].mT, halves[1].mT), n, query))
             read.put(d_out, d_n[:, step])
             read.put(e_gradient, d_e[:, step])
             read.put(radial_read, radial)
@@ -300,7 +302,7 @@ def _backward(
         lower = (epsilon @ delta.mT).mul_(before[:, :, 1:])
         weights = lower + lower.mT
         weights.diagonal(dim1=1, dim2=2).sub_(Hs[..., 0].T * torch.linalg.vecdot(delta, delta))
-        key_gradients += [pair.split(d_u, k1, k2), pair.pull(weights, k1, k2, k1, k2)]
+        key_gradients += [pair.split(d_u, k1, k2), pair.pull(weights, among_keys, k1, k2)]
         for target, parts in zip((d_k1, d_k2), zip(*key_gradients, strict=True), strict=True):
             target[:, step] = sum(parts)
 

@@ -1,11 +1,19 @@
 """How two keys form one address: the tensor product of the paper, or the concatenation of its ablation (appendix E).
 
 The memory is used as a matrix `[B, K, V]` from addresses to values. All that the chunkwise form needs to know about an
-address is here; `a, b` and `c, d` are the two halves of addresses, `[B, P, S]` and `[B, P, R]`.
+address is here. a and b are the two halves of addresses, `[B, P, S]` and `[B, P, R]`. `similarities` are the inner
+products of the halves of two sets of addresses, `[B, P, Q]` each; `combine` makes those of the addresses of them.
 """
 
 import torch
 from torch import Tensor
+
+Similarities = tuple[Tensor, Tensor]
+
+
+def similarities(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Similarities:
+    """Inner products of a with c and of b with d, `[B, P, Q]` each."""
+    return a @ c.mT, b @ d.mT
 
 
 class TensorProduct:
@@ -23,14 +31,14 @@ class TensorProduct:
         return target
 
     @staticmethod
-    def gram(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        """Inner products `[B, P, Q]` of the addresses (a, b) with the addresses (c, d)."""
-        return (a @ c.mT).mul_(b @ d.mT)
+    def combine(halves: Similarities) -> Tensor:
+        """Inner products of addresses from those of their halves."""
+        return halves[0] * halves[1]
 
     @staticmethod
-    def pull(weights: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of a and b where Σ_q weights[p, q]·(c_q, d_q) `[B, P, Q]` is the gradient of address p."""
-        return (weights * (b @ d.mT)) @ c, (weights * (a @ c.mT)) @ d
+    def pull(weights: Tensor, halves: Similarities, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a and b where Σ_q weights[p, q]·(c_q, d_q) is the gradient of address p."""
+        return (weights * halves[1]) @ c, (weights * halves[0]) @ d
 
     @staticmethod
     def split(gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,18 +63,18 @@ class Concatenation:
         return target.copy_(torch.cat([a, b], -1))
 
     @staticmethod
-    def gram(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        """Inner products `[B, P, Q]` of the addresses (a, b) with the addresses (c, d)."""
-        return (a @ c.mT).add_(b @ d.mT)
+    def combine(halves: Similarities) -> Tensor:
+        """Inner products of addresses from those of their halves."""
+        return halves[0] + halves[1]
 
     @staticmethod
-    def pull(weights: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of a and b where Σ_q weights[p, q]·(c_q, d_q) `[B, P, Q]` is the gradient of address p."""
+    def pull(weights: Tensor, halves: Similarities, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of a and b where Σ_q weights[p, q]·(c_q, d_q) is the gradient of address p."""
         return weights @ c, weights @ d
 
     @staticmethod
     def split(gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of a and b from the gradient `[B, P, K]` of their address."""
+        """Gradients of a and b from the gradient `[B, P, K]` of their address, which is overwritten."""
         return gradient[..., : a.shape[-1]], gradient[..., a.shape[-1] :]
 
 
