@@ -145,7 +145,7 @@ class TorchLSTM(Core):
         reads: Tensor | None = None,
         valid: None = None,
         resets: None = None,
-        projected: bool = False,
+        tokens: None = None,
     ) -> tuple[Tensor, LSTMState]:
         """Read x `[B, T, input_size]`; time passes everywhere, and nothing is reset."""
         state = self.initial_state(x.shape[0]) if state is None else state

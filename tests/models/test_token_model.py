@@ -91,7 +91,7 @@ def test_dropout_acts_in_training_only(tokens):
 def test_token_dropout_drops_whole_tokens():
     model = TokenModel(V, LSTMStack(5, 6, 1), token_dropout=0.5)
     tokens = torch.randint(V, (20, 20))
-    x, _ = model._inputs(tokens)
+    x = model._embed(tokens)
     kept = x != 0
     assert torch.equal(kept.any(-1), kept.all(-1))
     assert 0.4 < kept.any(-1).float().mean() < 0.6

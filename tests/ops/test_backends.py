@@ -1,22 +1,29 @@
 import pytest
 
 from fastweights.ops import fwm, lstm
-from fastweights.ops.backends import PREFERENCE, choose, explain
+from fastweights.ops.backends import PREFERENCE, Backend, choose, explain
 
 
 def test_auto_is_the_first_preference_that_is_there():
-    assert choose("op", ["reference", "plain"]) == "plain"
-    assert choose("op", ["reference"]) == "reference"
+    assert choose("op", {"reference": Backend(print), "plain": Backend(print)}) == "plain"
+    assert choose("op", {"reference": Backend(print)}) == "reference"
+    refusing = Backend(print, lambda *question: "it is broken")
+    assert choose("op", {"reference": Backend(print), "plain": refusing}) == "reference"
 
 
 @pytest.mark.parametrize("name", ["reference", "plain"])
 def test_an_explicit_choice_is_kept(name):
-    assert choose("op", ["reference", "plain"], name) == name
+    assert choose("op", {"reference": Backend(print), "plain": Backend(print)}, name) == name
 
 
 def test_an_explicit_choice_that_is_not_there_is_an_error():
     with pytest.raises(ValueError, match=r'op has no backend "plain".*it has: reference'):
-        choose("op", ["reference"], "plain")
+        choose("op", {"reference": Backend(print)}, "plain")
+
+
+def test_an_explicit_choice_that_cannot_run_is_an_error():
+    with pytest.raises(ValueError, match=r'op cannot run with backend "plain": it is broken; "auto"'):
+        choose("op", {"plain": Backend(print, lambda *question: "it is broken")}, "plain")
 
 
 @pytest.mark.parametrize("op", [fwm, lstm])

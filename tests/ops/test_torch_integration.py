@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_fast_weight_memory import GENERAL
 from test_fast_weight_memory import some_inputs as some_memory_inputs
 from test_lstm_recurrence import some_inputs as some_lstm_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,9 +32,7 @@ def masks_of(B: int, T: int, *names: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(
-    ("op", "backend"), [("fwm", name) for name in fwm.BACKENDS] + [("lstm", name) for name in lstm.BACKENDS]
-)
+@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in ("fwm", "lstm") for name in GENERAL])
 def test_custom_operators_keep_torchs_rules(op, backend, masked):
     B, T = 2, 5
     with CustomOps() as custom_ops:
@@ -52,7 +51,7 @@ def test_custom_operators_keep_torchs_rules(op, backend, masked):
             torch.library.opcheck(operator, tensors, kwargs)
 
 
-@pytest.mark.parametrize("backend", sorted({*fwm.BACKENDS, *lstm.BACKENDS} - {"reference"}))
+@pytest.mark.parametrize("backend", sorted({*GENERAL} - {"reference"}))
 @pytest.mark.parametrize("masked", [False, True])
 def test_compiles_as_one_graph(backend, masked):
     B, T, H, d = 2, 6, 4, 3
@@ -65,13 +64,13 @@ def test_compiles_as_one_graph(backend, masked):
             weight,
             hidden,
             cell,
-            backend=backend if backend in lstm.BACKENDS else "auto",
+            backend=backend,
             **masks,
         )
         k1, k2, v, n, e = (h[..., :d] * factor for factor in (0.5, 1.0, 1.5, 2.0, 3.0))
         y, memory = fwm.fast_weight_memory(
             k1, k2, v, h[..., 3].sigmoid(), n, e.unsqueeze(2), memory,
-            backend=backend if backend in fwm.BACKENDS else "auto", **masks, **reads,
+            backend=backend, **masks, **reads,
         )  # fmt: skip
         return y, hidden, cell, memory
 

@@ -5,6 +5,8 @@ A core reads a sequence and carries a state. Whatever it is inside, models, task
 - x `[B, T, input_size]`, y `[B, T, output_size]`; `state=None` starts afresh.
 - The state is a named tuple (nested where cores are nested) of tensors whose first dimension is the batch, so that
   `map_state` can detach, select rows of, save and load any of them.
+- tokens `[B, T]`, where given, choose rows of x, which is then a table `[V, …]`: what `input_projection` made of a
+  vocabulary.
 - reads `[B, T]` says where y is needed; elsewhere it may be anything finite.
 - valid `[B, T]` says where time passes; elsewhere (padding) the state stays as it is.
 - resets `[B, T]` says where a row starts afresh, before that step.
@@ -43,7 +45,7 @@ class Core(nn.Module):
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The linear map with which this core begins, or None where it does not begin with one.
 
-        A token model applies it once to its vocabulary, gathers, and calls the core with `projected=True`.
+        A token model applies it once to its vocabulary, and calls the core with the result as x and with `tokens`.
         """
         return None
 

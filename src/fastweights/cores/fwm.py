@@ -120,11 +120,11 @@ class FastWeightMemory(Core):
         reads: Tensor | None = None,
         valid: Tensor | None = None,
         resets: Tensor | None = None,
-        projected: bool = False,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, FWMState]:
         """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        slow_state, memory = self.initial_state(x.shape[0]) if state is None else state
-        h, slow_state = self.slow(x, slow_state, valid=valid, resets=resets, projected=projected)
+        slow_state, memory = self.initial_state((x if tokens is None else tokens).shape[0]) if state is None else state
+        h, slow_state = self.slow(x, slow_state, valid=valid, resets=resets, tokens=tokens)
         k1, k2, v, beta = self.keys(h)
         n, e = self.queries(h, reads)
         n, memory = fast_weight_memory(

@@ -77,13 +77,15 @@ class LSTM(Core):
         reads: Tensor | None = None,
         valid: Tensor | None = None,
         resets: Tensor | None = None,
-        projected: bool = False,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState]:
-        """Read x `[B, T, input_size]` (or its input projection); see `fastweights.cores.contract`."""
-        hidden, cell = self.initial_state(x.shape[0]) if state is None else state
+        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
+        hidden, cell = self.initial_state((x if tokens is None else tokens).shape[0]) if state is None else state
         weight = dropout(self.recurrent_weight, self.recurrent_dropout, self.training)
-        gates = x if projected else self.input_projection(x)
-        y, hidden, cell = lstm(gates, weight, hidden, cell, valid=valid, resets=resets, backend=self.backend)
+        gates = self.input_projection(x) if tokens is None else x
+        y, hidden, cell = lstm(
+            gates, weight, hidden, cell, valid=valid, resets=resets, tokens=tokens, backend=self.backend
+        )
         return y, LSTMState(hidden, cell)
 
 
@@ -147,10 +149,10 @@ class LSTMStack(Core):
         reads: Tensor | None = None,
         valid: Tensor | None = None,
         resets: Tensor | None = None,
-        projected: bool = False,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, StackState]:
         """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        hidden, cell = self.initial_state(x.shape[0]) if state is None else state
+        hidden, cell = self.initial_state((x if tokens is None else tokens).shape[0]) if state is None else state
         new_states = []
         for index, layer in enumerate(self.layers):
             if index:
@@ -160,7 +162,7 @@ class LSTMStack(Core):
                 LSTMState(hidden[:, index], cell[:, index]),
                 valid=valid,
                 resets=resets,
-                projected=projected and index == 0,
+                tokens=None if index else tokens,
             )
             new_states.append(new_state)
             x = x + y if self.residual and index else y

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding
+from torch.nn.functional import dropout
 
 from fastweights.cores.contract import Core, positions
 
@@ -56,18 +56,26 @@ class TokenModel(nn.Module):
         Returns:
             Logits `[B, T, V]`, or `[P, V]` for the P positions of `reads`, row by row; and the state.
         """
-        x, projected = self._inputs(tokens)
-        y, state = self.core(x, state, reads=reads, valid=valid, resets=resets, projected=projected)
+        masks = {"reads": reads, "valid": valid, "resets": resets}
+        table = self._vocabulary_projection(tokens)
+        if table is None:
+            y, state = self.core(self._embed(tokens), state, **masks)
+        else:
+            y, state = self.core(table, state, tokens=tokens, **masks)
         return self.softmax(y if reads is None else positions(y, reads)), state
 
-    def _inputs(self, tokens: Tensor) -> tuple[Tensor, bool]:
-        drops = self.training and (self.token_dropout or self.embedding_dropout)
-        if not drops and tokens.numel() > self.embedding.num_embeddings:
-            table = self.core.input_projection(self.embedding.weight)
-            if table is not None:  # project the vocabulary once instead of every token
-                return embedding(tokens.T, table).transpose(0, 1), True  # in the order of time, as cores read it
+    def _vocabulary_projection(self, tokens: Tensor) -> Tensor | None:
+        """The core's input projection of the whole vocabulary, where that is less work than of every token."""
+        if self._drops() or tokens.numel() <= self.embedding.num_embeddings:
+            return None
+        return self.core.input_projection(self.embedding.weight)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
-        if drops:
+        if self._drops():
             kept = dropout(torch.ones_like(tokens, dtype=x.dtype), self.token_dropout)
             x = dropout(x * kept.unsqueeze(-1), self.embedding_dropout)
-        return x, False
+        return x
+
+    def _drops(self) -> bool:
+        return self.training and bool(self.token_dropout or self.embedding_dropout)

@@ -1,19 +1,20 @@
 """The fast weight memory as a function on tensors (Learning Associative Inference Using Fast Weight Memory, eq. 3–7).
 
-`reference.py` is the definition, `chunk.py` the fast form in plain torch; README.md beside them derives one from the
-other. A backend is one entry of `BACKENDS`.
+`reference.py` is the definition, `chunk.py` the fast form in plain torch, `cpu.py` the same compiled; README.md
+beside them derives the fast form. A backend is one entry of `BACKENDS`.
 """
 
 import torch
 from torch import Tensor
 
-from fastweights.ops.backends import choose
+from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes
 from fastweights.ops.fwm.chunk import chunkwise
+from fastweights.ops.fwm.cpu import compiled, refuses
 from fastweights.ops.fwm.pairing import PAIRINGS
 from fastweights.ops.fwm.reference import reference
 
-BACKENDS = {"reference": reference, "plain": chunkwise}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(chunkwise), "cpu": Backend(compiled, refuses)}
 
 
 def fast_weight_memory(
@@ -104,7 +105,7 @@ def fast_weight_memory(
     answer_dtype = values.dtype
     tensors = [tensor.to(dtype) for tensor in (*tensors, memory.flatten(1, -2))]
     tensors[3] = tensors[3] * write_scale
-    run = BACKENDS[choose("fwm", BACKENDS, backend)]
+    run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing)].run
     with torch.autocast(values.device.type, enabled=False):
         outputs, memory = run(*tensors, reads, valid, resets, pairing)
     return outputs.to(answer_dtype), memory.view(shape)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from fastweights.ops.derivatives import in_full_precision, of_definition
 from fastweights.ops.fwm.pairing import PAIRINGS, similarities
 from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON, reference
 
@@ -371,30 +372,17 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*tensors, *output[1:])
 
 
-def _gradient(ctx, *gradients):
-    with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
-        return _gradient_in_full_precision(ctx, *gradients)
-
-
-def _gradient_in_full_precision(ctx, outputs_gradient, memory_gradient, *unused):
+@in_full_precision
+def _gradient(ctx, outputs_gradient, memory_gradient, *unused):
     *tensors, final_memory, starts, old, written, decays, retrieved = ctx.saved_tensors
     inputs, masks = tensors[:7], tensors[7:]
-    if outputs_gradient is None:
-        outputs_gradient = torch.zeros_like(inputs[2])
-    if memory_gradient is None:
-        memory_gradient = torch.zeros_like(final_memory)
-    if torch.is_grad_enabled():  # second derivatives are asked for: differentiate the definition
-        y, F = reference(*inputs, *masks, ctx.pairing)
-        wanted = [x for x in inputs if x.requires_grad]
-        found = torch.autograd.grad(
-            (y, F), wanted, (outputs_gradient, memory_gradient), create_graph=True, allow_unused=True
-        )
-        found = iter(found)
-        gradients = [next(found) if x.requires_grad else None for x in inputs]
+    if torch.is_grad_enabled():  # second derivatives are asked for
+        gradients = of_definition(reference, inputs, (*masks, ctx.pairing), (outputs_gradient, memory_gradient))
     else:
         gradients = _backward(
-            outputs_gradient, memory_gradient, *inputs[:6], final_memory, *masks,
-            starts, old, written, decays, retrieved, ctx.pairing, ctx.chunk_size,
+            torch.zeros_like(inputs[2]) if outputs_gradient is None else outputs_gradient,
+            torch.zeros_like(final_memory) if memory_gradient is None else memory_gradient,
+            *inputs[:6], final_memory, *masks, starts, old, written, decays, retrieved, ctx.pairing, ctx.chunk_size,
         )  # fmt: skip
     return (*gradients, *[None] * 6)
 

@@ -1,99 +1,11 @@
-"""The LSTM's recurrent part as a function on tensors (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
-
-    (i, f, g, o) = x_t + W h_{t−1}             x_t: the gates' input, projected beforehand for all steps at once
-    c_t = σ(f) ⊙ c_{t−1} + σ(i) ⊙ tanh(g)
-    h_t = σ(o) ⊙ tanh(c_t)
-
-`reference` is the definition. `plain` runs it step by step too, but with the four gates as one batch of products in the
-layout that the CPU's matrix library likes best, and with its gradient written out.
-"""
+"""The LSTM in plain torch: step by step, but with the four gates as one batch of products in the layout that the CPU's
+matrix library likes best, and with its gradient written out."""
 
 import torch
 from torch import Tensor
 
-from fastweights.ops.backends import choose
-from fastweights.ops.checks import check_masks, check_shapes
-
-
-def lstm(
-    gate_inputs: Tensor,
-    recurrent_weight: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    *,
-    valid: Tensor | None = None,
-    resets: Tensor | None = None,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the recurrent part of an LSTM over T steps.
-
-    >>> x, weight = torch.randn(2, 10, 4 * 16), torch.randn(4 * 16, 16)
-    >>> y, hidden, cell = lstm(x, weight, torch.zeros(2, 16), torch.zeros(2, 16))
-    >>> y.shape
-    torch.Size([2, 10, 16])
-
-    Args:
-        gate_inputs: what the input and the bias give the gates i, f, g, o in this order, `[B, T, 4·H]`.
-        recurrent_weight: W `[4·H, H]`.
-        hidden: h_0 `[B, H]`.
-        cell: c_0 `[B, H]`.
-        valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
-        resets: `[B, T]` bool, where a row starts from zeros, before that step.
-        backend: "auto", "plain" or "reference".
-
-    Returns:
-        h_1 … h_T `[B, T, H]`, h_T and c_T.
-
-    Raises:
-        ValueError: where shapes do not fit each other, or the backend is unknown.
-    """
-    if gate_inputs.ndim != 3 or gate_inputs.shape[1] == 0:
-        raise ValueError(f"gate_inputs have shape {list(gate_inputs.shape)}; they must be [B, T, 4·H], T at least 1")
-    B, T, _ = gate_inputs.shape
-    H = recurrent_weight.shape[-1]
-    check_shapes(
-        {
-            "recurrent_weight": (recurrent_weight, (4 * H, H)),
-            "gate_inputs": (gate_inputs, (B, T, 4 * H)),
-            "hidden": (hidden, (B, H)),
-            "cell": (cell, (B, H)),
-        }
-    )
-    check_masks((B, T), valid=valid, resets=resets)
-    dtype = torch.float32
-    for tensor in (gate_inputs, recurrent_weight, hidden, cell):
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    answer_dtype = gate_inputs.dtype
-    tensors = [tensor.to(dtype) for tensor in (gate_inputs, recurrent_weight, hidden, cell)]
-    run = BACKENDS[choose("lstm", BACKENDS, backend)]
-    with torch.autocast(gate_inputs.device.type, enabled=False):
-        y, hidden, cell = run(*tensors, valid, resets)
-    return y.to(answer_dtype), hidden, cell
-
-
-def reference(
-    gate_inputs: Tensor,
-    weight: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    valid: Tensor | None,
-    resets: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The equations step by step: slow, for tests and second derivatives."""
-    h, c = hidden, cell
-    outputs = []
-    for t in range(gate_inputs.shape[1]):
-        if resets is not None:
-            keep = ~resets[:, t, None]
-            h, c = h * keep, c * keep
-        i, f, g, o = (gate_inputs[:, t] + h @ weight.T).chunk(4, -1)
-        new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        new_h = o.sigmoid() * new_c.tanh()
-        if valid is not None:
-            new_h, new_c = (torch.where(valid[:, t, None], *pair) for pair in ((new_h, h), (new_c, c)))
-        h, c = new_h, new_c
-        outputs.append(h)
-    return torch.stack(outputs, 1), h, c
+from fastweights.ops.derivatives import in_full_precision, of_definition
+from fastweights.ops.lstm.reference import look_up, reference
 
 
 @torch.library.custom_op("fastweights::lstm_plain", mutates_args=())
@@ -220,29 +132,17 @@ def _setup_context(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
+@in_full_precision
 def _gradient(ctx, *gradients):
-    with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
-        return _gradient_in_full_precision(ctx, *gradients)
-
-
-def _gradient_in_full_precision(ctx, *gradients):
     *inputs, valid, resets, hiddens, cells, tanh_cells, gates = ctx.saved_tensors
-    if torch.is_grad_enabled():  # second derivatives are asked for: differentiate the definition
-        y, last_hidden, last_cell = reference(*inputs, valid, resets)
-        outputs = (y.transpose(0, 1), last_hidden, last_cell)
-        pairs = [(x, dx) for x, dx in zip(outputs, gradients[:3], strict=True) if dx is not None]
-        wanted = [x for x in inputs if x.requires_grad]
-        found = iter(_differentiate(pairs, wanted))
-        found = [next(found) if x.requires_grad else None for x in inputs]
+    if torch.is_grad_enabled():  # second derivatives are asked for
+        in_time, *last = gradients[:3]
+        y_gradient = None if in_time is None else in_time.transpose(0, 1)
+        found = of_definition(reference, inputs, (valid, resets, None), (y_gradient, *last))
     else:
         d_inputs, *found = _backward(*gradients[:3], *inputs[1:], hiddens, cells, tanh_cells, gates, valid, resets)
         found = [d_inputs.transpose(0, 1), *found]
     return (*found, None, None)
-
-
-def _differentiate(pairs, wanted):
-    outputs, gradients = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True)
 
 
 _forward.register_autograd(_gradient, setup_context=_setup_context)
@@ -255,10 +155,9 @@ def plain(
     cell: Tensor,
     valid: Tensor | None,
     resets: Tensor | None,
+    tokens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed."""
+    gate_inputs = look_up(gate_inputs, tokens)
     hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, valid, resets)
     return hiddens.transpose(0, 1), hidden, cell
-
-
-BACKENDS = {"reference": reference, "plain": plain}

@@ -1,0 +1,47 @@
+// The C interface: plain structures of pointers and sizes, mirrored by ctypes in src/fastweights/ops/cpu.py.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+// All tensors are float32; sizes count elements, *_row and *_step are strides over rows and over time.
+struct LSTMArguments {
+  int64_t B, T, H, threads;
+  const float* gate_inputs;  // [B, T, 4 H], or a table [V, 4 H] whose rows the tokens [B, T] choose
+  int64_t input_row, input_step;
+  const int64_t* tokens;
+  int64_t tokens_row, tokens_step;
+  const float *weight, *hidden, *cell;  // [4 H, H], [B, H], [B, H]
+  const bool *valid, *resets;           // [B, T], or null
+  float *hiddens, *last_hidden, *last_cell;  // [T, B, H], [B, H], [B, H]
+  float *cells, *gates;                      // [T, B, H], [T, B, 4 H]: what the gradient needs, or null
+  const float* d_hiddens;                    // [B, T, H], or null
+  int64_t d_hiddens_row, d_hiddens_step;
+  float *d_gate_inputs, *d_hidden, *d_cell;  // [T, B, 4 H], [B, H], [B, H]
+};
+
+struct GatherArguments {
+  int64_t positions, columns, threads;
+  const int64_t* tokens;
+  const float* gradient;  // [positions, columns]
+  float* table;           // [V, columns]
+};
+
+struct FWMArguments {
+  int64_t B, T, d, hops, chunk, threads;
+  const float *k1, *k2, *v, *beta, *n, *e;
+  int64_t k1_row, k1_step, k2_row, k2_step, v_row, v_step, beta_row, beta_step, n_row, n_step, e_row, e_step;
+  const bool *reads, *valid, *resets;  // [B, T], or null
+  const float* memory;                 // [B, d, d, d]
+  float *outputs, *last_memory;        // [T, B, d], [B, d, d, d]
+  // what the gradient needs, or null: each chunk's first memory [B, chunks, d, d, d]; v_old, delta [B, T, d];
+  // 1 / max(1, |F'|) [B, T]; what each hop found [B, T, hops, d]
+  float *starts, *old, *written, *factors, *retrieved;
+  const float* d_outputs;  // [B, T, d], or null
+  int64_t d_outputs_row, d_outputs_step;
+  const float* d_last_memory;  // [B, d, d, d], or null
+  float *d_k1, *d_k2, *d_v, *d_beta, *d_n, *d_e;  // [T, B, ...]
+  float* d_memory;                                // [B, d, d, d], or null
+};
+}

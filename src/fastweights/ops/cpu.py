@@ -1,0 +1,121 @@
+"""The compiled CPU kernels (csrc/): one library in this package, where the installation could build it.
+
+They are called through a C interface, so that they fit every version of torch and Python. The instruction set is chosen
+here, by what the processor says it has; FASTWEIGHTS_INSTRUCTION_SET names another for tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastweights
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+class _Arguments(ctypes.Structure):
+    def __init__(self, **values: Tensor | int | None):
+        super().__init__()
+        for name, value in values.items():
+            setattr(self, name, value.data_ptr() if isinstance(value, Tensor) else value)
+
+
+def _fields(sizes: str = "", pointers: str = "") -> list[tuple[str, type]]:
+    return [(name, ctypes.c_int64) for name in sizes.split()] + [(name, ctypes.c_void_p) for name in pointers.split()]
+
+
+class LSTMArguments(_Arguments):
+    """`LSTMArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B T H threads", "gate_inputs"),
+        *_fields("input_row input_step", "tokens"),
+        *_fields("tokens_row tokens_step", "weight hidden cell valid resets hiddens last_hidden last_cell cells gates"),
+        *_fields("", "d_hiddens"),
+        *_fields("d_hiddens_row d_hiddens_step", "d_gate_inputs d_hidden d_cell"),
+    ]
+
+
+class GatherArguments(_Arguments):
+    """`GatherArguments` of csrc/kernels.h."""
+
+    _fields_ = _fields("positions columns threads", "tokens gradient table")
+
+
+class FWMArguments(_Arguments):
+    """`FWMArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B T d hops chunk threads", "k1 k2 v beta n e"),
+        *_fields("k1_row k1_step k2_row k2_step v_row v_step beta_row beta_step n_row n_step e_row e_step"),
+        *_fields("", "reads valid resets memory outputs last_memory starts old written factors retrieved d_outputs"),
+        *_fields("d_outputs_row d_outputs_step", "d_last_memory d_k1 d_k2 d_v d_beta d_n d_e d_memory"),
+    ]
+
+
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none."""
+    folders = (Path(folder) for folder in fastweights.__path__)  # two of them in an editable installation
+    found = [path for folder in folders for path in folder.glob("lib/libkernels.*") if path.suffix in (".so", ".dylib")]
+    if not found:
+        return None, "the compiled kernels are not installed (no C++ compiler was found, or it failed)"
+    try:
+        return ctypes.CDLL(str(found[0])), None
+    except OSError as error:
+        return None, f"the compiled kernels do not load ({error})"
+
+
+def best() -> int:
+    """The index in INSTRUCTION_SETS of the best that this processor has; all before it run, too."""
+    return LIBRARY.fastweights_best() if LIBRARY else 0
+
+
+def _instruction_set() -> int:
+    wanted = os.environ.get("FASTWEIGHTS_INSTRUCTION_SET")
+    return min(best(), INSTRUCTION_SETS.index(wanted)) if wanted in INSTRUCTION_SETS else best()
+
+
+LIBRARY, PROBLEM = _load()
+INSTRUCTION_SET = _instruction_set()
+
+
+def instruction_set() -> str | None:
+    """The name of the instruction set that the kernels use here, or None where there are none."""
+    if LIBRARY is None:
+        return None
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return INSTRUCTION_SETS[INSTRUCTION_SET] if on_x86 else "portable"
+
+
+def call(function: str, arguments: _Arguments) -> None:
+    """Run a kernel."""
+    getattr(LIBRARY, f"fastweights_{function}")(ctypes.byref(arguments), INSTRUCTION_SET)
+
+
+def refuses(tensors: Sequence[Tensor]) -> str | None:
+    """Why the kernels cannot run on tensors, or None where they can."""
+    if PROBLEM:
+        return PROBLEM
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"it runs on the CPU, the tensors are on {tensor.device.type}"
+        if tensor.dtype != torch.float32:
+            return f"it computes in float32, the tensors are {str(tensor.dtype).removeprefix('torch.')}"
+    return None
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it, whose last dimension lies in one piece, as the kernels read it."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def mask(tensor: Tensor | None) -> Tensor | None:
+    """A mask in one piece."""
+    return None if tensor is None else tensor.contiguous()

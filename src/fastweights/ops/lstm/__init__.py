@@ -1,0 +1,99 @@
+"""The LSTM's recurrent part as a function on tensors (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    (i, f, g, o) = x_t + W h_{t−1}             x_t: the gates' input, projected beforehand for all steps at once
+    c_t = σ(f) ⊙ c_{t−1} + σ(i) ⊙ tanh(g)
+    h_t = σ(o) ⊙ tanh(c_t)
+
+`reference.py` is the definition, `plain.py` runs it in whole gates with its gradient written out, `cpu.py` compiled. A
+backend is one entry of `BACKENDS`.
+"""
+
+import torch
+from torch import Tensor
+
+from fastweights.ops.backends import Backend, choose
+from fastweights.ops.checks import check_masks, check_shapes
+from fastweights.ops.lstm.cpu import compiled, refuses
+from fastweights.ops.lstm.plain import plain
+from fastweights.ops.lstm.reference import reference
+
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, refuses)}
+
+
+def lstm(
+    gate_inputs: Tensor,
+    recurrent_weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    *,
+    valid: Tensor | None = None,
+    resets: Tensor | None = None,
+    tokens: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrent part of an LSTM over T steps.
+
+    >>> x, weight = torch.randn(2, 10, 4 * 16), torch.randn(4 * 16, 16)
+    >>> y, hidden, cell = lstm(x, weight, torch.zeros(2, 16), torch.zeros(2, 16))
+    >>> y.shape
+    torch.Size([2, 10, 16])
+
+    Args:
+        gate_inputs: what the input and the bias give the gates i, f, g, o in this order, `[B, T, 4·H]`; or, with
+            `tokens`, what each token of a vocabulary gives them, `[V, 4·H]`.
+        recurrent_weight: W `[4·H, H]`.
+        hidden: h_0 `[B, H]`.
+        cell: c_0 `[B, H]`.
+        valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
+        resets: `[B, T]` bool, where a row starts from zeros, before that step.
+        tokens: `[B, T]` int64, which rows of `gate_inputs` are read.
+        backend: "auto", or a name from `BACKENDS`.
+
+    Returns:
+        h_1 … h_T `[B, T, H]`, h_T and c_T.
+
+    Raises:
+        IndexError: where a token is not in the vocabulary.
+        ValueError: where shapes do not fit each other, or the backend is unknown.
+    """
+    H = recurrent_weight.shape[-1]
+    if tokens is None and gate_inputs.ndim == 3:
+        B, T, _ = expected = (*gate_inputs.shape[:2], 4 * H)
+    elif tokens is not None and tokens.ndim == 2 and gate_inputs.ndim == 2:
+        (B, T), expected = tokens.shape, (gate_inputs.shape[0], 4 * H)
+        _check_tokens(tokens, gate_inputs.shape[0])
+    else:
+        raise ValueError(
+            f"gate_inputs have shape {list(gate_inputs.shape)}; "
+            "they must be [B, T, 4·H], or [V, 4·H] with tokens [B, T]"
+        )
+    if T == 0:
+        raise ValueError("the sequence is empty; T must be at least 1")
+    check_shapes(
+        {
+            "recurrent_weight": (recurrent_weight, (4 * H, H)),
+            "gate_inputs": (gate_inputs, expected),
+            "hidden": (hidden, (B, H)),
+            "cell": (cell, (B, H)),
+        }
+    )
+    check_masks((B, T), valid=valid, resets=resets)
+    dtype = torch.float32
+    for tensor in (gate_inputs, recurrent_weight, hidden, cell):
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    answer_dtype = gate_inputs.dtype
+    tensors = [tensor.to(dtype) for tensor in (gate_inputs, recurrent_weight, hidden, cell)]
+    run = BACKENDS[choose("lstm", BACKENDS, backend, tensors)].run
+    with torch.autocast(gate_inputs.device.type, enabled=False):
+        y, hidden, cell = run(*tensors, valid, resets, tokens)
+    return y.to(answer_dtype), hidden, cell
+
+
+def _check_tokens(tokens: Tensor, vocabulary_size: int) -> None:
+    if tokens.dtype != torch.int64:
+        raise ValueError(f"tokens are {tokens.dtype}; they must be torch.int64")
+    looking_is_cheap = tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looking_is_cheap and tokens.numel():
+        least, most = (int(x) for x in torch.aminmax(tokens))
+        if least < 0 or most >= vocabulary_size:
+            raise IndexError(f"tokens lie between {least} and {most}; the vocabulary has {vocabulary_size}")

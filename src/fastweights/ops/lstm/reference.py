@@ -1,0 +1,39 @@
+"""The definition: the LSTM's equations, one step at a time."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+
+def look_up(gate_inputs: Tensor, tokens: Tensor | None) -> Tensor:
+    """The gates' inputs `[B, T, 4·H]`: as given, or the rows of a table `[V, 4·H]` that tokens `[B, T]` choose."""
+    if tokens is None:
+        return gate_inputs
+    return embedding(tokens.T, gate_inputs).transpose(0, 1)  # in the order of time, as the steps read them
+
+
+def reference(
+    gate_inputs: Tensor,
+    weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
+    tokens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The equations step by step: slow, for tests and second derivatives."""
+    gate_inputs = look_up(gate_inputs, tokens)
+    h, c = hidden, cell
+    outputs = []
+    for t in range(gate_inputs.shape[1]):
+        if resets is not None:
+            keep = ~resets[:, t, None]
+            h, c = h * keep, c * keep
+        i, f, g, o = (gate_inputs[:, t] + h @ weight.T).chunk(4, -1)
+        new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        new_h = o.sigmoid() * new_c.tanh()
+        if valid is not None:
+            new_h, new_c = (torch.where(valid[:, t, None], *pair) for pair in ((new_h, h), (new_c, c)))
+        h, c = new_h, new_c
+        outputs.append(h)
+    return torch.stack(outputs, 1), h, c
