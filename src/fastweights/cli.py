@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastweights.errors import UserError
+
+if TYPE_CHECKING:
+    from fastweights.training.distributed import Group
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--tasks", help="bAbI's tasks to read, such as 1,2,4-20 (task.tasks)")
     train.add_argument("--resume", action="store_true", help="go on where the run in --out stopped, bit for bit")
     train.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    train.add_argument("--device", default="cpu", help="cpu (default), or cuda for a graphics card")
 
     evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity at the answers.", _evaluate)
     evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT")
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="streams read side by side: 1 for a final figure (default), 128 for speed",
     )
+    evaluate.add_argument("--device", default="cpu", help="cpu (default), or cuda for a graphics card")
     evaluate.add_argument(
         "--from-zero",
         action="store_true",
@@ -152,12 +158,19 @@ def _recipes(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from fastweights.training import distributed
+
+    with distributed.join(args.device) as group:
+        return _train_in(group, args)
+
+
+def _train_in(group: Group, args: argparse.Namespace) -> int:
     import torch
 
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver, task_table
     from fastweights.training.runs import RunFolder
-    from fastweights.training.supervised import Interrupted, Trainer
+    from fastweights.training.supervised import Interrupted, Observer, Trainer
 
     if args.threads is not None:
         if args.threads < 1:
@@ -176,7 +189,6 @@ def _train(args: argparse.Namespace) -> int:
         if not {"recipe", "data"} <= config.keys():
             raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
         recipe, data = recipes.load(None, config["recipe"]), args.data or config["data"]  # the folder may have moved
-        run.lock()
     else:
         overrides = list(args.overrides)
         if args.seed is not None:
@@ -185,23 +197,34 @@ def _train(args: argparse.Namespace) -> int:
             overrides.append(f"--task.tasks={args.tasks}")
         recipe, data = recipes.load(args.recipe, overrides), args.data
         recipes.check(recipe, data)
-        run = RunFolder.create(out, {"recipe": recipe.to_dict(), "data": data})
-    with run, ProgressObserver(console) as observer:
-        trainer = Trainer(recipe, run, data, observer)
+        config = {"recipe": recipe.to_dict(), "data": data}
+        run = RunFolder.create(out, config) if group.is_first else RunFolder(out)
+    with ExitStack() as stack:
+        observer = Observer()
+        if group.is_first:  # the others are silent and write nothing
+            stack.enter_context(run)
+            observer = stack.enter_context(ProgressObserver(console))
+        trainer = Trainer(recipe, run, data, observer, group)
         if args.resume:
             trainer.resume()
-        weights, memory = recipes.size(recipe)
-        console.print(
-            f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}; run folder {out}"
-        )
+        if group.is_first:
+            weights, memory = recipes.size(recipe)
+            together = f", {group.size} processes" if group.size > 1 else ""
+            console.print(
+                f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}{together}; "
+                f"run folder {out}"
+            )
         try:
             metrics = trainer.train()
         except Interrupted:
-            observer.stop()
-            console.print(
-                f"Stopped after step {trainer.step}, all saved. Go on with: fastweights train --resume --out {out}"
-            )
+            if group.is_first:
+                observer.stop()
+                console.print(
+                    f"Stopped after step {trainer.step}, all saved. Go on with: fastweights train --resume --out {out}"
+                )
             return 130
+    if not group.is_first:
+        return 0
     metrics = metrics or (run.records() or [{}])[-1].get("valid", {})
     if args.json:
         _print_json({"run": str(out), "step": trainer.step, **metrics})
@@ -218,7 +241,9 @@ def _given(args: argparse.Namespace) -> str:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from fastweights import recipes, tasks
+    from fastweights.cores.contract import map_state
     from fastweights.training.display import evaluation_progress, task_table
+    from fastweights.training.distributed import join
     from fastweights.training.evaluate import evaluate
     from fastweights.training.supervised import load_model
 
@@ -231,8 +256,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     stories = task.evaluation_stories(data, args.split)
     batches = task.evaluation_batches(data, args.split, args.rows)
     console = _console(args.json)
-    with evaluation_progress(console, stories) as on_batch:
-        metrics = evaluate(model, batches, args.rows, None if args.from_zero else state, on_batch)
+    with join(args.device) as group, evaluation_progress(console, stories) as on_batch:
+        state = None if args.from_zero else map_state(lambda tensor: tensor.to(group.device), state)
+        metrics = evaluate(model.to(group.device), batches, args.rows, state, on_batch)
     metrics = {"split": args.split, "stories": len(stories), "step": metadata["step"], **metrics}
     if args.json:
         _print_json(metrics)

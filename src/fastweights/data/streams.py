@@ -23,17 +23,19 @@ class Segment(NamedTuple):
 class Streams:
     """Rows of joined stories; the shortest row, the lowest of equals, is always fed the next story.
 
+    With a share, only those rows are given, for one of several processes that read the streams together.
     When an epoch's stories are used up the rows are read to their ends, padded, before the next epoch starts.
 
     >>> for segment in Streams(InOrder(stories), rows=8, length=200):  # doctest: +SKIP
     ...     evaluate(segment.inputs, segment.targets)
     """
 
-    def __init__(self, source: StorySource, rows: int, length: int) -> None:
+    def __init__(self, source: StorySource, rows: int, length: int, share: slice = slice(None)) -> None:
         if rows < 1 or length < 1:
             raise UserError(f"{rows} rows of {length} tokens cannot be read; give at least one row and one token")
         self._source = source
         self._length = length
+        self._share = share
         self._rows = [_Row() for _ in range(rows)]
         self._next = 0
 
@@ -53,7 +55,7 @@ class Streams:
         segment = Segment(*(np.full(shape, PAD, dtype=np.int64) for _ in Segment._fields))
         for number, row in enumerate(self._rows):
             row.read(*(array[number] for array in segment))
-        return segment
+        return Segment(*(array[self._share] for array in segment))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cursor: the next story's index, and each row's stories with the place in the first."""

@@ -76,12 +76,12 @@ class CatBabi:
         origin = "endless generated stories" if data is None else f"the stories in {data}"
         return f"{origin} of bAbI's tasks {babi.format_tasks(self.tasks(data))}, {self.mode.upper()} mode"
 
-    def training_batches(self, data: str | None, rows: int, seed: int) -> StoryBatches:
+    def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> StoryBatches:
         if data is None:
             source = GeneratedStories(self.tasks(data), seed)
         else:
             source = FileStories(_read(data, "train", self.tasks(data), self.as_published), seed)
-        return StoryBatches(Streams(source, rows, self.segment_length), self.mode)
+        return StoryBatches(Streams(source, rows, self.segment_length, share), self.mode)
 
     def evaluation_batches(self, data: str | None, split: str, rows: int) -> StoryBatches:
         stories = shuffled(self.evaluation_stories(data, split))

@@ -50,8 +50,8 @@ class Task(Protocol):
     def describe(self, data: str | None) -> str:
         """One line that says what will be read."""
 
-    def training_batches(self, data: str | None, rows: int, seed: int) -> Batches:
-        """The batches of training."""
+    def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> Batches:
+        """The batches of training; with a share, of those rows only, while the cursor is of all."""
 
     def evaluation_batches(self, data: str | None, split: str, rows: int) -> Batches:
         """The batches of a split, the same each time."""

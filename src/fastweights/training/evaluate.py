@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fastweights.cores.contract import map_state
 from fastweights.tasks.contract import Batch, Batches
+from fastweights.training.distributed import Group
 
 
 class Meter:
@@ -44,6 +45,21 @@ class Meter:
                 total = self.groups.setdefault(group, [0, 0])
                 total[0] += int(here.sum())
                 total[1] += here.numel()
+
+    def together(self, group: Group) -> Meter:
+        """The sums over all processes of a group."""
+        if group.size == 1:
+            return self
+        groups = range(1 + int(group.largest(max(self.groups, default=0))))
+        counts = [count for number in groups for count in self.groups.get(number, (0, 0))]
+        own = (self.loss, self.answer_loss, self.positions, self.questions, self.correct, self.tokens)
+        sums = group.total(*own, *counts)
+        meter = Meter()
+        meter.loss, meter.answer_loss = sums[:2]
+        meter.positions, meter.questions, meter.correct, meter.tokens, *counts = (int(x) for x in sums[2:])
+        pairs = {number: counts[2 * number : 2 * number + 2] for number in groups}
+        meter.groups = {number: pair for number, pair in pairs.items() if pair[1]}
+        return meter
 
     def result(self) -> dict[str, Any]:
         """The metrics; accuracies are fractions, the perplexity is exp of the mean over answers."""

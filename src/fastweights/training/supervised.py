@@ -18,13 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from fastweights import models, recipes, tasks
 from fastweights.cores.contract import map_state, state_from_dict, state_to_dict
 from fastweights.errors import UserError
+from fastweights.ops import cpu
 from fastweights.recipes import Recipe, TrainingOptions
 from fastweights.tasks.contract import Batch
 from fastweights.training import checkpoint
+from fastweights.training.distributed import Group
 from fastweights.training.evaluate import Meter, evaluate
 from fastweights.training.memory import keep_freed_memory
 from fastweights.training.runs import RunFolder
@@ -81,19 +84,32 @@ class Trainer:
         run: the locked run folder.
         data: the directory of the task's files, or None for generated data.
         observer: what is told of each step.
+        group: the processes that train together, each with its share of the rows; only the first writes to `run`.
     """
 
-    def __init__(self, recipe: Recipe, run: RunFolder, data: str | None = None, observer: Observer | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        data: str | None = None,
+        observer: Observer | None = None,
+        group: Group | None = None,
+    ):
         self.recipe, self.run, self.data = recipe, run, data
         self.options = recipe.training
         self.observer = observer or Observer()
+        self.group = group or Group()
         self.task = tasks.build(recipe.task)
         keep_freed_memory()
         torch.manual_seed(self.options.seed)
-        self.model = models.build(recipe.to_dict()["model"], self.task.vocabulary_size)
+        self.model = models.build(recipe.to_dict()["model"], self.task.vocabulary_size).to(self.group.device)
+        self.parallel = self.model if self.group.size == 1 else DistributedDataParallel(self.model)
+        torch.manual_seed(self.options.seed + self.group.rank)  # alike weights, different dropout
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.options.learning_rate, fused=True)
-        self.batches = self.task.training_batches(data, self.options.rows, self.options.seed)
-        self.state: Any = self.model.core.initial_state(self.options.rows)
+        rows = self.options.rows
+        self.share = self.group.share_of(rows)
+        self.batches = self.task.training_batches(data, rows, self.options.seed, self.share)
+        self.state: Any = self.model.core.initial_state(rows // self.group.size)
         self.step = 0
         self.best_loss = math.inf
         self.meter = Meter()
@@ -114,34 +130,37 @@ class Trainer:
                 self.step += 1
                 self.observer.step(progress)
                 if self.step % self.options.report_every == 0:
-                    now = time.perf_counter()
-                    tokens = self.meter.tokens
-                    train = {key: self.meter.result()[key] for key in ("loss", "answer_accuracy", "answer_perplexity")}
-                    self.run.record(
-                        {"step": self.step, "train": train},
-                        timing={
-                            "seconds": now - since,
-                            "tokens": tokens,
-                            "tokens_per_s": tokens / (now - since),
-                        },
-                    )
-                    self.meter, since = Meter(), now
+                    since = self._report(since)
                 if self.step % self.options.evaluate_every == 0 or self.step == self.options.steps:
                     metrics = self._validate()
                     self.save()
                     since = time.perf_counter()
-                if stop.asked:
+                if self.group.largest(stop.asked):  # all stop after the same step
                     self.save()
                     raise Interrupted
         return metrics
 
+    def _report(self, since: float) -> float:
+        """Record what was measured since the last report, and return the time of this one."""
+        meter, now = self.meter.together(self.group), time.perf_counter()
+        self.meter = Meter()
+        if self.group.is_first:
+            found, seconds = meter.result(), now - since
+            train = {key: found[key] for key in ("loss", "answer_accuracy", "answer_perplexity")}
+            timing = {"seconds": seconds, "tokens": meter.tokens, "tokens_per_s": meter.tokens / seconds}
+            self.run.record({"step": self.step, "train": train}, timing)
+        return now
+
     def _update(self, batch: Batch) -> Progress:
+        batch = Batch(*(x.to(self.group.device) for x in batch))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.options, self.step)
-        logits, state = self.model(batch.inputs, self.state, reads=batch.reads, valid=batch.valid)
+        logits, state = self.parallel(batch.inputs, self.state, reads=batch.reads, valid=batch.valid)
         targets = batch.targets[batch.reads]
         losses = cross_entropy(logits, targets, reduction="none")
-        loss = losses.sum() / max(1, losses.numel()) + sum(self.model.core.losses.values())
+        (positions,) = self.group.total(losses.numel())
+        # the processes' gradients will be averaged: hence times their number
+        loss = losses.sum() * self.group.size / max(1, positions) + sum(self.model.core.losses.values())
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm or math.inf, foreach=True)
@@ -162,6 +181,12 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, Any]:
+        """Measure the validation split in the first process, while the others wait, and keep the best model."""
+        metrics = self._validate_here() if self.group.is_first else {}
+        self.group.wait()
+        return metrics
+
+    def _validate_here(self) -> dict[str, Any]:
         rows = self.options.evaluation_rows
         batches = self.task.evaluation_batches(self.data, "valid", rows)
         metrics = evaluate(self.model, batches, rows, self.state)
@@ -185,12 +210,18 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "generated": self.data is None,
             "step": self.step,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **self._surroundings(),
         }
 
     def save(self) -> None:
-        """Save all that the next step depends on to the run's last checkpoint, at once."""
+        """Save all that the next step depends on, in all processes, to the run's last checkpoint, at once."""
+        state = map_state(self.group.all_rows, self.state)
+        random = self.group.all_rows(torch.get_rng_state().to(self.group.device).unsqueeze(0))
+        meter = self.meter.together(self.group)
+        if not self.group.is_first:
+            self.meter = Meter()  # its sums are the first's now
+            return
+        self.meter = meter
         moments: dict[str, Any] = {}
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         for parameter, values in self.optimizer.state.items():
@@ -198,8 +229,8 @@ class Trainer:
         tensors = {
             "model": self.model.state_dict(),
             "optimizer": moments,
-            "state": state_to_dict(self.state),
-            "random": {"torch": torch.get_rng_state()},
+            "state": state_to_dict(state),
+            "random": {"torch": random},
         }
         metadata = self._metadata() | {
             "cursor": self.batches.state_dict(),
@@ -211,7 +242,8 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the run's last checkpoint, or from the start where there is none yet."""
         if not self.run.last.exists():
-            self.run.truncate_records(-1)
+            if self.group.is_first:
+                self.run.truncate_records(-1)
             return
         flat, metadata = checkpoint.load(self.run.last)
         if "cursor" not in metadata:
@@ -225,20 +257,34 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if name in tensors["optimizer"]:
                 self.optimizer.state[parameter] = tensors["optimizer"][name]
-        self.state = state_from_dict(self.state, tensors["state"])
-        torch.set_rng_state(tensors["random"]["torch"])
+        state = state_from_dict(self.state, tensors["state"])
+        self.state = map_state(lambda tensor: tensor[self.share].to(self.group.device), state)
+        random = tensors["random"]["torch"]
+        if self.group.rank < len(random):
+            torch.set_rng_state(random[self.group.rank].clone())  # torch misreads a part of a tensor
         self.batches.load_state_dict(metadata["cursor"])
         self.step = metadata["step"]
         self.best_loss = math.inf if metadata["best_loss"] is None else metadata["best_loss"]
+        if not self.group.is_first:
+            return
         groups = {int(group): counts for group, counts in metadata["meter"].pop("groups").items()}
         vars(self.meter).update(metadata["meter"], groups=groups)
         self.run.truncate_records(self.step)
-        now = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        for key, value in now.items():
-            if metadata[key] != value:
+        for key, value in self._surroundings().items():
+            if metadata.get(key) != value:
                 self.observer.note(
-                    f"saved with {key} {metadata[key]}, resumed with {value}: results may differ in the last digits"
+                    f"saved with {key} {metadata.get(key)}, resumed with {value}: results may differ in the last digits"
                 )
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What decides the last digits of a result beside recipe, data and seed."""
+        return {
+            "threads": torch.get_num_threads(),
+            "processes": self.group.size,
+            "device": self.group.device.type,
+            "kernels": cpu.instruction_set(),
+            "torch": torch.__version__,
+        }
 
     def _explain_non_finite(self, batch: Batch) -> str:
         """Find the first tensor that is not finite, keep the batch, and say both."""

@@ -1,0 +1,129 @@
+"""Several processes: the same curve as one with all the rows, and an exact resume. They talk over loopback (gloo)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fastweights import cli
+from fastweights.errors import UserError
+from fastweights.training import checkpoint
+from fastweights.training.distributed import Group
+from tolerances import assert_near
+
+TINY = (
+    "catbabi-qa/fwm",
+    "--tasks=1,2",
+    "--model.embedding_size=16",
+    "--model.core.hidden_size=16",
+    "--model.core.memory_size=8",
+    "--task.segment_length=20",
+    "--task.validation_stories=2",
+    "--training.rows=4",
+    "--training.evaluation_rows=2",
+    "--training.steps=40",
+    "--training.report_every=3",
+    "--training.evaluate_every=7",
+)
+TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastweights.cli", "train")
+ALONE = ("-m", "fastweights.cli", "train")
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or os.name != "posix", reason="needs torch.distributed and POSIX signals"
+)
+
+
+def start(folder, launcher, *arguments):
+    return subprocess.Popen(
+        [sys.executable, *launcher, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder, launcher, *arguments):
+    process = start(folder, launcher, *arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def records(run_folder):
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds the run `two`, made by two processes, and `one`, made by one with the same rows."""
+    folder = tmp_path_factory.mktemp("distributed")
+    output = run(folder, TOGETHER, *TINY, "--out=two")
+    assert output.count("Training ") == 1 and "2 processes" in output  # one of them speaks
+    run(folder, ALONE, *TINY, "--out=one")
+    return folder
+
+
+def test_two_processes_learn_as_one_with_all_the_rows(folder):
+    two, one = records(folder / "two"), records(folder / "one")
+    assert [record["step"] for record in two] == [record["step"] for record in one]
+    for found, expected in zip(two, one, strict=True):
+        kind = "train" if "train" in found else "valid"
+        assert found[kind]["loss"] == pytest.approx(expected[kind]["loss"], rel=1e-5)
+        assert found[kind].get("tokens") == expected[kind].get("tokens")
+    found, expected = (checkpoint.load(folder / name / "last.safetensors")[0] for name in ("two", "one"))
+    for name in expected:
+        if name != "random/torch":
+            assert_near(found[name], expected[name], name, tolerance=1e-3)
+
+
+def test_killed_and_resumed_is_as_if_nothing_had_happened(folder):
+    process = start(folder, TOGETHER, *TINY, "--out=killed")
+    deadline = time.monotonic() + 120
+    while not (folder / "killed" / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(int((folder / "killed" / "lock").read_text()), signal.SIGKILL)  # torchrun ends the other
+    process.communicate(timeout=120)
+    assert process.returncode
+    assert not any(record["step"] == 40 for record in records(folder / "killed")), "it had ended already"
+    run(folder, TOGETHER, "--resume", "--out=killed")
+    for name in ("metrics.jsonl", "last.safetensors", "best.safetensors"):
+        assert (folder / "killed" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
+
+
+def test_one_process_goes_on_where_two_stopped(folder, capsys, monkeypatch):
+    process = start(folder, TOGETHER, *TINY, "--out=stopped")
+    deadline = time.monotonic() + 120
+    while not (folder / "stopped" / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # a polite kill: both stop after the same step and save
+    process.communicate(timeout=120)
+    monkeypatch.chdir(folder)
+    assert cli.main(["train", "--resume", "--out=stopped"]) == 0
+    assert "saved with processes 2, resumed with 1" in capsys.readouterr().out
+    losses = [record["valid"]["loss"] for record in records(folder / "stopped") if "valid" in record]
+    expected = [record["valid"]["loss"] for record in records(folder / "one") if "valid" in record]
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_are_shared_out_evenly_or_refused():
+    shares = [Group(rank, 4).share_of(32) for rank in range(4)]
+    assert [row for share in shares for row in range(32)[share]] == list(range(32))
+    with pytest.raises(UserError, match="30 rows cannot be shared evenly by 4 processes"):
+        Group(1, 4).share_of(30)
+
+
+def test_a_device_that_is_not_there_is_named(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    assert cli.main(["train", *TINY, "--device=cuda"]) == 2
+    assert "--device cuda needs CUDA device 0, and torch sees 0" in capsys.readouterr().err
+    assert cli.main(["train", *TINY, "--device=abacus"]) == 2
+    assert '--device is "abacus"' in capsys.readouterr().err
