@@ -22,7 +22,7 @@ ALLOWED = {  # what each room may import besides itself
     "data": {"errors"},
     "tasks": {"data", "specs", "errors"},
     "recipes": {"models", "cores", "tasks", "specs", "errors"},
-    "training": {"recipes", "models", "cores", "tasks", "data", "errors"},
+    "training": {"recipes", "models", "cores", "ops", "tasks", "data", "errors"},
     "bench": ANYTHING,
     "doctor": ANYTHING,
     "cli": ANYTHING,
