@@ -8,6 +8,8 @@ import torch
 from rich.console import Console
 
 from fastweights import bench, cli
+from fastweights.bench import growth, measurements, workers
+from fastweights.bench.measurements import MODES, Work
 from fastweights.errors import UserError
 
 COMPARED = {"reference_s", "plain_s", "auto_s", "ratio", "plain_ratio"}
@@ -27,7 +29,7 @@ def test_command_line(capsys):
     out, err = capsys.readouterr()
     assert "training step, qa" in err
     result = json.loads(out)
-    assert set(result) == {"machine", "auto_backend", "step", "memory_op", "stream"}
+    assert set(result) == {"machine", "auto_backend", "step", "memory_op", "lstm_op", "floor", "stream"}
     assert result["machine"]["rows"] == 2 and result["machine"]["torch"] == torch.__version__
     for part in ("step", "memory_op"):
         assert set(result[part]) == {"qa", "lm"}
@@ -35,6 +37,10 @@ def test_command_line(capsys):
             assert set(found) >= COMPARED and all(found[key] > 0 for key in COMPARED)
             assert found["ratio"] == pytest.approx(found["reference_s"] / found["auto_s"])
             assert found["plain_ratio"] == pytest.approx(found["reference_s"] / found["plain_s"])
+    assert set(result["lstm_op"]) == COMPARED
+    for mode, floor in result["floor"].items():
+        assert floor["floor_s"] == pytest.approx(floor["operations"] / floor["gflops"] / 1e9)
+        assert floor["times_floor"] == pytest.approx(result["step"][mode]["auto_s"] / floor["floor_s"])
     assert set(result["auto_backend"]) == {"fwm", "lstm"}
     assert all(found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values())
     keys = ("tokens_per_s", "token_by_token_per_s")
@@ -45,19 +51,26 @@ def test_command_line(capsys):
     assert "training step, lm" in console.file.getvalue()
 
 
-@pytest.mark.parametrize("mode", bench.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("backend", ["reference", "plain", "auto"])
-def test_every_measurement_can_be_repeated(mode, backend):
+def test_every_measurement_can_be_repeated(mode, backend, monkeypatch):
+    monkeypatch.setattr(measurements, "MATRIX", 8)
     with torch.random.fork_rng():
-        for prepare in bench.MEASUREMENTS.values():
-            measurement = prepare(mode, backend, 2, 3)
+        for prepare in measurements.MEASUREMENTS.values():
+            measurement = prepare(Work(mode, 2, 3), backend)
             measurement()
             measurement()
+
+
+def test_the_operations_are_those_of_the_papers_step():
+    """By hand, in GFLOP: LSTM 10.1, its vocabulary 0.3, keys 1.0, memory 1.3; and answers, few or all."""
+    assert measurements.operations(Work("qa")) / 1e9 == pytest.approx(12.80, abs=0.01)
+    assert measurements.operations(Work("lm")) / 1e9 == pytest.approx(18.42, abs=0.01)
 
 
 def test_the_reference_is_the_same_model():
     torch.manual_seed(0)
-    reference, plain = bench._model("reference"), bench._model("plain")
+    reference, plain = measurements.model("reference", 32), measurements.model("plain", 32)
     weights = reference.state_dict()
     for part in ("embedding.weight", "softmax.weight"):
         plain.state_dict()[part].copy_(weights[part])
@@ -69,7 +82,7 @@ def test_the_reference_is_the_same_model():
         ours.input_weight.copy_(torchs.weight_ih_l0)
         ours.recurrent_weight.copy_(torchs.weight_hh_l0)
         ours.bias.copy_(torchs.bias_ih_l0 + torchs.bias_hh_l0)
-        tokens = torch.randint(bench.VOCABULARY, (2, 5))
+        tokens = torch.randint(measurements.VOCABULARY, (2, 5))
         reference_state = plain_state = None
         for _ in range(2):
             expected, reference_state = reference(tokens, reference_state)
@@ -80,26 +93,43 @@ def test_the_reference_is_the_same_model():
 def test_auto_is_measured_on_its_own_where_it_is_not_plain(monkeypatch):
     asked = []
 
-    class Worker(bench._Worker):
-        def __init__(self, backend, *work):
-            self.backend, self.memory_gb = backend, 0.5
+    class Worker:
+        memory_gb = 0.5
+
+        def __init__(self, backend, threads):
+            self.backend = backend
+
+        def __enter__(self):
+            return self
 
         def __exit__(self, *error):
             pass
 
-        def measure(self, measurement):
+        def measure(self, measurement, work):
             asked.append(self.backend)
             return {"reference": 6.0, "plain": 3.0, "auto": 1.0}[self.backend]
 
-    monkeypatch.setattr(bench, "_Worker", Worker)
-    monkeypatch.setattr(bench, "choose", lambda op, available: "compiled")
+    monkeypatch.setattr(workers, "Worker", Worker)
+    monkeypatch.setattr(measurements, "backends", lambda: {"fwm": "compiled", "lstm": "compiled"})
     result = run()
     assert asked[:6] == ["reference", "plain", "auto"] * 2  # in turns, and once to warm up
     assert result["step"]["qa"]["ratio"] == 6 and result["step"]["qa"]["plain_ratio"] == 2
     assert result["stream"]["tokens_per_s"] == 20
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=250)
     console.print(bench.table(result))
     assert "6.0 × faster" in console.file.getvalue() and "2.0 × faster" in console.file.getvalue()
+
+
+def test_growth_is_measured_and_drawn(tmp_path):
+    axes = {"length": ("T", (2, 4)), "memory_size": ("d", (4, 8))}
+    found = growth.run(1, Console(file=io.StringIO()), axes)
+    assert found["length"]["values"] == [2, 4]
+    assert all(len(line) == 2 and min(line) > 0 for axis in found.values() for line in axis.values())
+    for ending in ("png", "svg"):
+        growth.draw(found, tmp_path / f"growth.{ending}")
+        assert (tmp_path / f"growth.{ending}").stat().st_size > 5000
+    with pytest.raises(UserError, match="cannot be written"):
+        growth.draw(found, tmp_path / "growth.rubbish")
 
 
 @pytest.mark.parametrize("wrong", ["rows", "length", "repeats"])
@@ -110,15 +140,15 @@ def test_sizes_are_checked(wrong):
 
 def test_a_failing_process_is_one_sentence():
     with (
-        bench._workers(["plain"], "lm", 2, 3, 1) as workers,
+        workers.team_of(["plain"], 1) as team,
         pytest.raises(UserError, match="nonsense") as caught,
     ):
-        workers["plain"].measure("nonsense")
+        team["plain"].measure("nonsense", Work())
     assert "\n" not in str(caught.value) and "KeyError" in str(caught.value)
 
 
 def test_a_killed_process_is_one_sentence():
-    with bench._workers(["plain"], "lm", 2, 3, 1) as workers:
-        workers["plain"]._process.kill()
+    with workers.team_of(["plain"], 1) as team:
+        team["plain"]._process.kill()
         with pytest.raises(UserError, match="signal 9 ended it; if memory ran out"):
-            workers["plain"].measure("step")
+            team["plain"].measure("step", Work())

@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
     bench.add_argument("--rows", type=int, default=32)
     bench.add_argument("--length", type=int, default=200)
+    bench.add_argument(
+        "--growth",
+        metavar="FIGURE",
+        help="instead, draw how the memory's time grows with length, rows and size (PNG or SVG; a few minutes)",
+    )
 
     command("doctor", "Say what this machine can run, what would be chosen, and why.", _doctor)
     return parser
@@ -304,6 +309,14 @@ def _data_stats(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    if args.growth:
+        from fastweights.bench import growth
+
+        found = growth.run(args.repeats, _console(args.json))
+        growth.draw(found, args.growth)
+        if args.json:
+            _print_json(found)
+        return
     from fastweights import bench
 
     result = bench.run(args.rows, args.length, args.repeats, _console(args.json))

@@ -1,0 +1,68 @@
+"""How the time of the memory grows with the length, the batch and the size of its keys, as a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fastweights.bench import measurements
+from fastweights.bench.measurements import Work
+from fastweights.bench.workers import medians, team_of
+from fastweights.errors import UserError
+
+AXES = {
+    "length": ("T, tokens", (50, 100, 200, 400, 800)),
+    "rows": ("B, rows", (4, 8, 16, 32, 64)),
+    "memory_size": ("d, size of keys and values", (8, 16, 32, 64)),
+}
+LABELS = {"reference": "step by step", "plain": "chunkwise, plain torch", "cpu": "chunkwise, compiled"}
+
+
+def run(repeats: int, console: Console, axes: dict[str, tuple[str, tuple[int, ...]]] = AXES) -> dict[str, Any]:
+    """The memory's seconds, forward and backward, per axis and backend, at `[B 32, T 200, d 32]` but for the axis."""
+    backends = ["reference", "plain", *(["auto"] if measurements.backends()["fwm"] != "plain" else [])]
+    found: dict[str, Any] = {}
+    for axis, (_, values) in axes.items():
+        lines: dict[str, list[float]] = {backend: [] for backend in backends}
+        with team_of(backends, torch.get_num_threads()) as team:
+            for value in values:
+                console.print(f"memory alone, {axis} {value} …")
+                work = Work("lm")._replace(**{axis: value})
+                for backend, seconds in medians(team, "memory_op", work, repeats, warm_up=True).items():
+                    lines[backend].append(seconds)
+        found[axis] = {"values": list(values), **lines}
+    return found
+
+
+def draw(found: dict[str, Any], path: str | Path) -> None:
+    """Draw what `run` found, as PNG or SVG by the path's ending.
+
+    Raises:
+        UserError: where matplotlib is missing or the figure cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("Figures need matplotlib; install it with: pip install 'fastweights[figures]'") from error
+    chosen = measurements.backends()["fwm"]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for panel, (axis, line) in zip(panels, found.items(), strict=True):
+        for backend in [name for name in line if name != "values"]:
+            name = chosen if backend == "auto" else backend
+            style = {"reference": ("#999999", "o"), "plain": ("#d17a22", "s")}.get(name, ("#1f5fa8", "^"))
+            panel.plot(line["values"], line[backend], color=style[0], marker=style[1], label=LABELS.get(name, name))
+        panel.set(xscale="log", yscale="log", xlabel=AXES[axis][0])
+        panel.set_xticks(line["values"], [str(value) for value in line["values"]], minor=False)
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("seconds, forward and backward")
+    panels[0].legend(frameon=False)
+    figure.suptitle("Fast weight memory, three reads at every step; B 32, T 200, d 32 but for the axis", fontsize=10)
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The figure {path} cannot be written ({error}); give --growth another path.") from error
