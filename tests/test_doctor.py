@@ -47,6 +47,7 @@ def healthy(found):
     report["versions"]["torch"] = "2.13.0+cpu"
     report["processor"].update(cores=4, capability="AVX2", features=["avx2"])
     report["threads"] = {"torch": 4, "OMP_NUM_THREADS": None}
+    report["kernels"] = {"available": True, "instruction_set": "avx2", "path": "libkernels.so", "problem": None}
     return report
 
 
@@ -61,6 +62,7 @@ def test_a_healthy_machine_needs_no_advice(found):
         ("threads", {"torch": 8}, "8 threads on 4 cores"),
         ("threads", {"torch": 1, "OMP_NUM_THREADS": "1"}, "OMP_NUM_THREADS=1 holds"),
         ("processor", {"capability": "DEFAULT"}, "AVX2"),
+        ("kernels", {"problem": "the compiled kernels are not installed"}, "install a C++ compiler"),
     ],
 )
 def test_advice(found, part, changes, word):

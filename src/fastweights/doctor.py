@@ -31,6 +31,7 @@ def report() -> dict[str, Any]:
         "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
         "memory_gb": _memory_gb(),
         "devices": {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()},
+        "kernels": _kernels(),
         "backends": _backends(),
     }
     return {**found, "advice": advice(found)}
@@ -55,6 +56,11 @@ def advice(found: dict[str, Any]) -> list[str]:
             f"OMP_NUM_THREADS={setting} holds torch to {threads} of {available} cores: "
             "unset it, unless something else is to use the others"
         )
+    if found["kernels"]["problem"]:
+        words.append(
+            f"{found['kernels']['problem']}, and plain torch does their work at half the speed: install a C++ compiler "
+            "with OpenMP (on Debian: apt install g++) and then fastweights again"
+        )
     features = found["processor"]["features"]
     if features and "avx2" in features and not found["processor"]["capability"].startswith("AVX"):
         words.append("torch does not use this processor's AVX2: unset ATEN_CPU_CAPABILITY")
@@ -76,6 +82,7 @@ def text(found: dict[str, Any]) -> RenderableType:
         "processor": f"{processor['name']}, {processor['cores']} cores",
         "features": "unknown" if features is None else ", ".join(features) or "none that matter",
         "torch uses": processor["capability"],
+        "kernels use": found["kernels"]["instruction_set"] or "not installed",
         "threads": f"{threads['torch']} (OMP_NUM_THREADS {'not set' if setting is None else setting})",
         "memory": "unknown" if memory is None else f"{memory:.1f} GB",
         "devices": ", ".join(["cpu", *(name for name, available in found["devices"].items() if available)]),
@@ -87,6 +94,7 @@ def text(found: dict[str, Any]) -> RenderableType:
     for op, choices in found["backends"].items():
         for choice in choices:
             mark = "chosen" if choice["chosen"] else ""
+            mark = mark if choice["available"] else "cannot run"
             backends.add_row(op, choice["name"], mark, Text(choice["reason"]))
     words = [Text(f"Advice: {line}.") for line in found["advice"]] or [Text("Nothing is amiss.")]
     return Group(machine, "", backends, "", *words)
@@ -117,6 +125,20 @@ def _memory_gb() -> float | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _kernels() -> dict[str, Any]:
+    """Whether the compiled kernels are there, the instruction set that they use, and where the library lies."""
+    if _is_old(torch.__version__):
+        return {"available": False, "instruction_set": None, "path": None, "problem": "torch is too old"}
+    from fastweights.ops import cpu
+
+    return {
+        "available": cpu.PROBLEM is None,
+        "instruction_set": cpu.instruction_set(),
+        "path": cpu.LIBRARY and cpu.LIBRARY._name,
+        "problem": cpu.PROBLEM,
+    }
 
 
 def _backends() -> dict[str, list[dict[str, Any]]]:
