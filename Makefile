@@ -23,7 +23,7 @@ test: $(READY)
 	$(ENVIRONMENT) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(ENVIRONMENT) -m pytest
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastweights needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,figures]'
