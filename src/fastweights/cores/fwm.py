@@ -136,9 +136,10 @@ class FastWeightMemory(Core):
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the slow core's output h `[B, T, H]` writes: k1, k2, v (eq. 1) and β (eq. 2)."""
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
-        k1, k2, v, beta = apply_where(None, self.write, h).split([S, R, V, 1], -1)
+        written, beta = apply_where(None, self.write, h).split([S + R + V, 1], -1)
+        k1, k2, v = written.tanh().split([S, R, V], -1)
         # the published code opens the write gate by 1 at the start; a bias could learn the same
-        return k1.tanh(), k2.tanh(), v.tanh(), torch.sigmoid(beta + 1).squeeze(-1)
+        return k1, k2, v, torch.sigmoid(beta + 1).squeeze(-1)
 
     def queries(self, h: Tensor, reads: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What h asks, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros where nothing is read."""
