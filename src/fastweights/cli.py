@@ -102,6 +102,23 @@ def _parser() -> argparse.ArgumentParser:
         help="count as the authors' script does, which loses each file's last story",
     )
 
+    generate = command(
+        "generate",
+        "Write generated stories as files in bAbI's own format.",
+        _data_generate,
+        "Example:\n  fastweights data generate --out stories --questions 9000 --seed 0 --tasks 1-3,6\n",
+        within=data_commands,
+    )
+    generate.add_argument("--out", metavar="DIR", required=True, help="an empty directory, or one to be made")
+    generate.add_argument(
+        "--questions",
+        type=int,
+        default=9000,
+        help="questions of a task's training file; validation and test have a ninth (default: 9000, as bAbI's 10k)",
+    )
+    generate.add_argument("--seed", type=int, default=0, help="decides the stories (default: 0)")
+    generate.add_argument("--tasks", help="such as 1-3,6 (default: all that can be generated)")
+
     bench = command("bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench)
     bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
     bench.add_argument("--rows", type=int, default=32)
@@ -306,6 +323,24 @@ def _data_stats(args: argparse.Namespace) -> None:
     for split, counts in found.items():
         if counts["missing"]:
             console.print(f"missing in {split}: {', '.join(counts['missing'])}")
+
+
+def _data_generate(args: argparse.Namespace) -> None:
+    from rich.progress import track
+
+    from fastweights.data.babi import SPLITS, parse_tasks
+    from fastweights.data.generate import TASKS
+    from fastweights.data.generate.files import write_files
+
+    tasks = parse_tasks(args.tasks) if args.tasks else tuple(sorted(TASKS))
+    console = _console(args.json)
+    files = write_files(args.out, args.questions, args.seed, tasks)
+    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+    paths = [str(path) for path in track(files, "writing", total=len(tasks) * len(SPLITS), **shown)]
+    if args.json:
+        _print_json({"files": paths})
+    else:
+        console.print(f"{len(paths)} files in {args.out}; count them with: fastweights data stats {args.out}")
 
 
 def _bench(args: argparse.Namespace) -> None:

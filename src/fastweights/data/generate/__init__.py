@@ -34,7 +34,16 @@ def generate_story(task: int, seed: int, index: int) -> Story:
     >>> generate_story(task=1, seed=0, index=7) == generate_story(task=1, seed=0, index=7)
     True
     """
+    check_task(task)
+    return TASKS[task](Random(f"{seed}/{task}/{index}"))
+
+
+def check_task(task: int) -> None:
+    """Refuse a task that cannot be generated.
+
+    Raises:
+        UserError: naming those that can.
+    """
     if task not in TASKS:
         available = ", ".join(str(known) for known in sorted(TASKS))
         raise UserError(f"stories of task {task} cannot be generated, only those of tasks {available}")
-    return TASKS[task](Random(f"{seed}/{task}/{index}"))

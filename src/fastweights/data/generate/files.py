@@ -1,0 +1,93 @@
+"""Generated stories as files in bAbI's own format, for any reader of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastweights.data.babi import SPLITS, Question, Story, file_name
+from fastweights.data.generate import TASKS, check_task, generate_story
+from fastweights.errors import UserError
+
+PARTS = {"train": 1, "valid": 9, "test": 9}  # a split has a question for so many of the training split's
+FEW_STORIES = (4,)  # tasks with so few possible stories that bAbI's own splits share some
+NO_BLANK = (4, 15, 16, 17, 18, 19, 20)  # tasks whose files have no blank between question mark and tab
+
+
+def write_files(
+    directory: str | Path, questions: int, seed: int, tasks: tuple[int, ...] | None = None
+) -> Iterator[Path]:
+    """Write `qa{n}_{train,valid,test}.txt` for each task, and give each file's path once it is whole.
+
+    Training files hold at least so many questions, in whole stories, the others a ninth. The splits share no story,
+    except in task 4, of which there are too few. The same arguments give the same bytes everywhere.
+
+    Args:
+        directory: an empty directory, or one to be made.
+        questions: questions of a training file, for each task.
+        seed: decides the stories.
+        tasks: bAbI's numbers; all that can be generated if not given.
+
+    Raises:
+        UserError: where there are too few questions for a split, a task is unknown, or the directory is not empty.
+    """
+    tasks = tuple(sorted(TASKS)) if tasks is None else tasks
+    for task in tasks:
+        check_task(task)
+    least = max(PARTS.values())
+    if questions < least:
+        raise UserError(f"{questions} questions leave a split without any; give --questions {least} or more.")
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise UserError(f"{directory} is not empty; give a new or an empty directory with --out.")
+        for task in tasks:
+            stories = different_stories(task, seed)
+            for split in SPLITS:
+                path = directory / file_name(task, split)
+                text = "".join(map(format_story, take(stories, questions // PARTS[split])))
+                path.write_text(text, encoding="utf-8", newline="\n")
+                yield path
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or directory} cannot be written ({error.strerror}); give another --out."
+        ) from error
+
+
+def different_stories(task: int, seed: int) -> Iterator[Story]:
+    """The stories of a task's stream, each only once (in task 4, as often as it comes)."""
+    seen: set[str] = set()
+    index = 0
+    while True:
+        story = generate_story(task, seed, index)
+        index += 1
+        text = format_story(story)
+        if task in FEW_STORIES or text not in seen:
+            seen.add(text)
+            yield story
+
+
+def take(stories: Iterator[Story], questions: int) -> Iterator[Story]:
+    """The next stories, until so many questions are asked."""
+    while questions > 0:
+        story = next(stories)
+        questions -= sum(isinstance(line, Question) for line in story.lines)
+        yield story
+
+
+def format_story(story: Story) -> str:
+    r"""The lines of a story as they stand in bAbI's files.
+
+    >>> from fastweights.data.babi import Statement
+    >>> format_story(Story(1, (Statement("Mary went home."), Question("Where is Mary?", "home", (1,)))))
+    '1 Mary went home.\n2 Where is Mary? \thome\t1\n'
+    """
+    blank = "" if story.task in NO_BLANK else " "
+    lines = []
+    for number, line in enumerate(story.lines, 1):
+        end = ""
+        if isinstance(line, Question):
+            end = f"{blank}\t{line.answer}\t{' '.join(map(str, line.support))}"
+        lines.append(f"{number} {line.text}{end}\n")
+    return "".join(lines)
