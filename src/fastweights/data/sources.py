@@ -5,6 +5,7 @@ The story is a pure function of the index, so a saved index is all it takes to g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol, TypeVar
@@ -12,6 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from fastweights.data.babi import EncodedStory, Story, encode, format_tasks
+from fastweights.data.systematic import part_of
 from fastweights.errors import UserError
 
 Item = TypeVar("Item")
@@ -59,12 +61,15 @@ class FileStories:
 class GeneratedStories:
     """Endless new stories of the given tasks, each task drawn equally often or in proportion to its weight.
 
-    Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1.
+    Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1. With a share of
+    combinations held out, nothing is asked about these (see `fastweights.data.systematic`).
     """
 
     epoch_length = None
 
-    def __init__(self, tasks: Sequence[int], seed: int, weights: Mapping[int, float] | None = None) -> None:
+    def __init__(
+        self, tasks: Sequence[int], seed: int, weights: Mapping[int, float] | None = None, held_out: float = 0.0
+    ) -> None:
         # Imported here so that reading files does not load the generators.
         from fastweights.data.generate import TASKS, generate_story
 
@@ -77,6 +82,7 @@ class GeneratedStories:
         self._seed = seed
         self._shares = np.cumsum(_proportions(self._tasks, weights))
         self._generate = generate_story
+        self._held_out = held_out
         # Rows that resume ask for stories they have just read; generating one costs far more than keeping it.
         self._story = lru_cache(maxsize=256)(self._make)
 
@@ -89,7 +95,14 @@ class GeneratedStories:
         return self._tasks[int(np.searchsorted(self._shares, draw * self._shares[-1], side="right"))]
 
     def _make(self, index: int) -> EncodedStory:
-        return encode(self._generate(self.task(index), self._seed, index))
+        task = self.task(index)
+        # a story of which nothing is left is made anew, from an index that no other story has
+        for attempt in itertools.count():
+            story = self._generate(task, self._seed, index + (attempt << 48))
+            kept = part_of(story, False, self._held_out) if self._held_out else story
+            if kept is not None:
+                return encode(kept)
+        raise AssertionError("unreachable")
 
 
 def shuffled(items: Sequence[Item], seed: int = 0) -> list[Item]:

@@ -11,6 +11,7 @@ import torch
 from fastweights.data import babi
 from fastweights.data.sources import FileStories, GeneratedStories, InOrder, shuffled
 from fastweights.data.streams import Streams
+from fastweights.data.systematic import parts_of
 from fastweights.errors import UserError
 from fastweights.tasks.contract import Batch
 
@@ -28,6 +29,8 @@ class CatBabi:
         as_published: reproduce the authors' counts: lose the last story of each file, and count the twenty task
             numbers among the words (V = 200).
         validation_stories: stories of each task in a generated validation or test split.
+        held_out: share of the combinations of names (person × place × object …) that training never asks about;
+            validation and test ask about nothing else (systematic generalisation).
     """
 
     def __init__(
@@ -38,11 +41,14 @@ class CatBabi:
         segment_length: int = 200,
         as_published: bool = False,
         validation_stories: int = 100,
+        held_out: float = 0.0,
     ):
         if mode not in MODES:
             raise ValueError(f'mode is "{mode}"; it must be "qa" or "lm"')
         self.mode, self.segment_length, self.as_published = mode, segment_length, as_published
-        self.validation_stories = validation_stories
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out is {held_out}; it must be a share from 0 up to, but not, 1")
+        self.validation_stories, self.held_out = validation_stories, held_out
         self._tasks = None if tasks == "all" else babi.parse_tasks(str(tasks))
 
     @property
@@ -78,9 +84,10 @@ class CatBabi:
 
     def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> StoryBatches:
         if data is None:
-            source = GeneratedStories(self.tasks(data), seed)
+            source = GeneratedStories(self.tasks(data), seed, held_out=self.held_out)
         else:
-            source = FileStories(_read(data, "train", self.tasks(data), self.as_published), seed)
+            stories = _read(data, "train", self.tasks(data), self.as_published)
+            source = FileStories(self._part(stories, held_out=False), seed)
         return StoryBatches(Streams(source, rows, self.segment_length, share), self.mode)
 
     def evaluation_batches(self, data: str | None, split: str, rows: int) -> StoryBatches:
@@ -90,13 +97,17 @@ class CatBabi:
     def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
         """The stories of a split, task after task; generated ones are the same each time."""
         if data is not None:
-            return _read(data, split, self.tasks(data), self.as_published)
+            return self._part(_read(data, split, self.tasks(data), self.as_published), held_out=True)
         from fastweights.data.generate import generate_story
 
         seed = {"valid": -1, "test": -2}.get(split)  # seeds of training are not negative
         if seed is None:
             raise UserError(f'Generated stories have the splits "valid" and "test", not "{split}"; choose one of them.')
-        return [generate_story(t, seed, i) for t in self.tasks(data) for i in range(self.validation_stories)]
+        count = range(self.validation_stories)
+        return self._part([generate_story(t, seed, i) for t in self.tasks(data) for i in count], held_out=True)
+
+    def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
+        return list(parts_of(stories, held_out, self.held_out)) if self.held_out else stories
 
 
 @lru_cache(maxsize=4)

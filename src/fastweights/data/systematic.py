@@ -1,0 +1,68 @@
+"""A systematic split: some combinations of names are never asked about in training, and only they are in evaluation.
+
+Every name is met in training, and so is every pair that is not held out; what is new is the combination (as in the
+"sys-bAbI" of later papers). It is a property of questions, hence works on any story, generated or read.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+
+from fastweights.data.babi import Question, Statement, Story, words
+
+_NAMES = frozenset(
+    """
+    mary john daniel sandra fred bill jeff julie gertrude winona jessica emily lily bernhard greg julius brian
+    jason antoine yann sumit
+    bathroom bedroom garden hallway kitchen office cinema park school
+    apple football milk pajamas box chest container suitcase chocolate chocolates
+    mouse mice sheep wolf wolves cat cats swan lion frog rhino
+    gray white yellow green red blue pink square sphere triangle rectangle
+    hungry thirsty bored tired
+    """.split()  # noqa: SIM905 - so many words read better than a list of them
+)
+
+
+def combination(story: Story, question: Question) -> tuple[str, ...]:
+    """The names that a question, its answer and its supporting facts speak of, in alphabetical order.
+
+    >>> story = Story(1, (Statement("Mary went to the kitchen."), Question("Where is Mary?", "kitchen", (1,))))
+    >>> combination(story, story.lines[1])
+    ('kitchen', 'mary')
+    """
+    lines = (question, *(story.lines[number - 1] for number in question.support))
+    said = words(Story(story.task, lines))
+    return tuple(sorted(_NAMES.intersection(word for part in said for word in part.split(","))))
+
+
+def is_held_out(task: int, names: tuple[str, ...], share: float) -> bool:
+    """Whether a task's combination is among those that training never asks about; the same on every machine."""
+    return zlib.crc32("/".join((str(task), *names)).encode()) < share * 2**32
+
+
+def part_of(story: Story, held_out: bool, share: float) -> Story | None:
+    """The story with those questions only whose combination is held out (or is not); None where none is left.
+
+    Args:
+        story: any story.
+        held_out: keep the questions about combinations that are held out, rather than the others.
+        share: how many of all combinations are held out, between 0 and 1.
+    """
+    lines: list[Statement | Question] = []
+    place: dict[int, int] = {}  # of each statement, by its old number
+    end = 0
+    for number, line in enumerate(story.lines, 1):
+        if isinstance(line, Statement):
+            lines.append(line)
+            place[number] = len(lines)
+        elif is_held_out(story.task, combination(story, line), share) == held_out:
+            lines.append(Question(line.text, line.answer, tuple(place[fact] for fact in line.support)))
+            end = len(lines)
+    return Story(story.task, tuple(lines[:end])) if end else None
+
+
+def parts_of(stories: Iterable[Story], held_out: bool, share: float) -> Iterator[Story]:
+    """What `part_of` leaves of stories."""
+    parts = (part_of(story, held_out, share) for story in stories)
+    return (part for part in parts if part is not None)

@@ -1,0 +1,101 @@
+"""A systematic split: what training asks and what evaluation asks have no combination in common, but the same names."""
+
+import itertools
+
+import pytest
+
+from fastweights import tasks
+from fastweights.data.babi import VOCABULARY, Question, Statement, Story, words
+from fastweights.data.generate import TASKS, generate_story
+from fastweights.data.sources import GeneratedStories
+from fastweights.data.systematic import combination, is_held_out, part_of, parts_of
+from fastweights.errors import UserError
+
+SHARE = 0.3
+STORIES = [generate_story(task, 0, index) for task in TASKS for index in range(60)]
+
+
+def asked(stories):
+    """The combinations that questions of stories are about, by task."""
+    return {
+        (story.task, combination(story, line))
+        for story in stories
+        for line in story.lines
+        if isinstance(line, Question)
+    }
+
+
+def test_the_two_parts_share_no_combination_and_miss_none():
+    for_training, for_evaluation = (asked(parts_of(STORIES, held_out, SHARE)) for held_out in (False, True))
+    assert for_training and for_evaluation
+    assert not for_training & for_evaluation
+    assert for_training | for_evaluation == asked(STORIES)
+
+
+def test_about_the_share_is_held_out():
+    people, places = ("mary", "john", "daniel", "sandra"), ("kitchen", "garden", "office", "hallway", "bathroom")
+    things = ("apple", "milk", "football", "pajamas", "box", "chest", "container", "suitcase")
+    combinations = list(itertools.product(people, places, things))
+    held_out = [names for names in combinations if is_held_out(2, names, SHARE)]
+    assert abs(len(held_out) / len(combinations) - SHARE) < 0.12
+    assert not any(is_held_out(2, names, 0.0) for names in combinations)
+    for place in range(3):  # every name is met in training
+        assert {names[place] for names in combinations} == {
+            names[place] for names in combinations if names not in held_out
+        }
+
+
+def test_questions_keep_their_proofs():
+    for story in STORIES:
+        for held_out in (False, True):
+            part = part_of(story, held_out, SHARE)
+            if part is None:
+                continue
+            assert isinstance(part.lines[-1], Question)
+            statements, whole = ([x for x in y.lines if isinstance(x, Statement)] for y in (part, story))
+            assert statements == whole[: len(statements)]
+            proofs = {
+                (line.text, line.answer, tuple(story.lines[n - 1].text for n in line.support))
+                for line in story.lines
+                if isinstance(line, Question)
+            }
+            for line in part.lines:
+                if isinstance(line, Question):
+                    facts = tuple(part.lines[n - 1].text for n in line.support)
+                    assert (line.text, line.answer, facts) in proofs
+
+
+def test_lists_name_each_thing():
+    story = Story(8, (Statement("Mary got the milk there."), Question("What is Mary carrying?", "milk,apple", (1,))))
+    assert combination(story, story.lines[1]) == ("apple", "mary", "milk")
+
+
+def test_training_streams_never_ask_what_is_held_out():
+    source = GeneratedStories((1, 2), seed=0, held_out=SHARE)
+    again = GeneratedStories((1, 2), seed=0, held_out=SHARE)
+    for index in range(40):
+        assert (source[index].inputs == again[index].inputs).all()
+    task = tasks.build({"type": "catbabi", "tasks": "1", "held_out": SHARE})
+    for_evaluation = {names for _, names in asked(task.evaluation_stories(None, "valid"))}
+    assert for_evaluation and all(is_held_out(1, names, SHARE) for names in for_evaluation)
+    place = dict(enumerate(VOCABULARY))
+    met = set()
+    for index in range(200):
+        story = source[index]
+        if story.task == 1:
+            text = [place[number] for number in story.inputs]
+            met |= {tuple(sorted((text[t - 1], text[t + 1]))) for t, word in enumerate(text[:-1]) if word == "?"}
+    assert met and not met & for_evaluation
+
+
+def test_every_name_is_in_the_vocabulary():
+    from fastweights.data import systematic
+
+    assert set(VOCABULARY) >= systematic._NAMES
+    assert all(words(story) for story in STORIES)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_shares_that_make_no_sense_are_refused(share):
+    with pytest.raises(UserError, match="held_out is"):
+        tasks.build({"type": "catbabi", "held_out": share})
