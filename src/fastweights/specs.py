@@ -19,12 +19,14 @@ def build(what: str, registry: Mapping[str, Callable], spec: Mapping[str, Any], 
     name = options.pop("type", None)
     if name not in registry:
         raise UserError(
-            f'There is no {what} "{name}"{nearest(str(name), registry)} Set its type to one of: {", ".join(registry)}.'
+            f'There is no {what} "{name}"{nearest(str(name), registry) or "."} Set its type to one of: {", ".join(registry)}.'
         )
     known = options_of(registry[name], skip=len(given))
     for key, value in options.items():
         if key not in known:
-            raise UserError(f'{what} "{name}" has no option "{key}"{nearest(key, known)} It has: {", ".join(known)}.')
+            raise UserError(
+                f'{what} "{name}" has no option "{key}"{nearest(key, known) or "."} It has: {", ".join(known)}.'
+            )
         if isinstance(known[key], str) and isinstance(value, int) and not isinstance(value, bool):
             options[key] = str(value)  # "--task.tasks 1" arrives as a number
         elif not _is_like(value, known[key]):

@@ -99,7 +99,7 @@ def path(name: str) -> Path:
             raise UserError(f"There is no recipe file {name}; check the path.")
         return Path(name)
     if name not in names():
-        raise UserError(f'There is no recipe "{name}"{nearest(name, names())} See `fastweights recipes`.')
+        raise UserError(f'There is no recipe "{name}"{nearest(name, names()) or "."} See `fastweights recipes`.')
     return Path(str(resources.files(__package__) / f"{name}.yaml"))
 
 
@@ -228,9 +228,7 @@ def _explain(error: Exception, where: str) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|[Oo]ption '([\w.-]+)' is not accepted", text)
     if unknown:
         key = next(group for group in unknown.groups() if group)
-        return (
-            f'A recipe has no key "{key}"{nearest(key, known_keys())} It was given in {where} or on the command line.'
-        )
+        return f'A recipe has no key "{key}"{nearest(key, known_keys()) or "."} It was given in {where} or on the command line.'
     wrong = re.search(r'key "([\w.]+)": (.*)', text)
     if wrong:
         return f"{wrong[1]} cannot be what {where} or the command line says: {wrong[2]}"
