@@ -18,9 +18,8 @@ def build(what: str, registry: Mapping[str, Callable], spec: Mapping[str, Any], 
     options = dict(spec)
     name = options.pop("type", None)
     if name not in registry:
-        raise UserError(
-            f'There is no {what} "{name}"{nearest(str(name), registry) or "."} Set its type to one of: {", ".join(registry)}.'
-        )
+        suggestion = nearest(str(name), registry) or "."
+        raise UserError(f'There is no {what} "{name}"{suggestion} Set its type to one of: {", ".join(registry)}.')
     known = options_of(registry[name], skip=len(given))
     for key, value in options.items():
         if key not in known:

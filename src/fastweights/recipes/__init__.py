@@ -228,7 +228,8 @@ def _explain(error: Exception, where: str) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|[Oo]ption '([\w.-]+)' is not accepted", text)
     if unknown:
         key = next(group for group in unknown.groups() if group)
-        return f'A recipe has no key "{key}"{nearest(key, known_keys()) or "."} It was given in {where} or on the command line.'
+        suggestion = nearest(key, known_keys()) or "."
+        return f'A recipe has no key "{key}"{suggestion} It was given in {where} or on the command line.'
     wrong = re.search(r'key "([\w.]+)": (.*)', text)
     if wrong:
         return f"{wrong[1]} cannot be what {where} or the command line says: {wrong[2]}"
