@@ -10,18 +10,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from fastweights.data.babi import Question, Statement, Story, words
+from fastweights.data.names import NAMES
 
-_NAMES = frozenset(
-    """
-    mary john daniel sandra fred bill jeff julie gertrude winona jessica emily lily bernhard greg julius brian
-    jason antoine yann sumit
-    bathroom bedroom garden hallway kitchen office cinema park school
-    apple football milk pajamas box chest container suitcase chocolate chocolates
-    mouse mice sheep wolf wolves cat cats swan lion frog rhino
-    gray white yellow green red blue pink square sphere triangle rectangle
-    hungry thirsty bored tired
-    """.split()  # noqa: SIM905 - so many words read better than a list of them
-)
+_NAMES = frozenset(name for names in NAMES.values() for name in names)
 
 
 def combination(story: Story, question: Question) -> tuple[str, ...]:

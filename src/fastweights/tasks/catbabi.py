@@ -23,8 +23,7 @@ class CatBabi:
 
     Args:
         mode: "qa" learns only what follows a question mark, "lm" every next word; both are measured at the answers.
-        tasks: which of bAbI's twenty tasks, such as "1,2,4-20"; "all" means all that the data offers: the twenty of
-            bAbI's files, or those that the package can generate.
+        tasks: which of bAbI's twenty tasks, such as "1,2,4-20"; "all" means all twenty.
         segment_length: tokens a row reads between two updates (truncated BPTT).
         as_published: reproduce the authors' counts: lose the last story of each file, and count the twenty task
             numbers among the words (V = 200).
@@ -58,21 +57,9 @@ class CatBabi:
     def vocabulary(self) -> tuple[str, ...]:
         return babi.vocabulary(self.as_published)
 
-    def tasks(self, data: str | None) -> tuple[int, ...]:
-        """The bAbI tasks that will be read from a directory, or generated where `data` is None."""
-        if data is not None:
-            return self._tasks or tuple(range(1, babi.TASK_COUNT + 1))
-        from fastweights.data.generate import TASKS
-
-        if self._tasks is None:
-            return tuple(sorted(TASKS))
-        missing = [task for task in self._tasks if task not in TASKS]
-        if missing:
-            raise UserError(
-                f"Stories of task {missing[0]} cannot be generated yet; give bAbI's files with --data DIR, or choose "
-                f"from --task.tasks {babi.format_tasks(TASKS)}."
-            )
-        return self._tasks
+    def tasks(self) -> tuple[int, ...]:
+        """The bAbI tasks that will be read or generated."""
+        return self._tasks or tuple(range(1, babi.TASK_COUNT + 1))
 
     def group_names(self) -> dict[int, str]:
         """What bAbI calls its tasks."""
@@ -80,13 +67,13 @@ class CatBabi:
 
     def describe(self, data: str | None) -> str:
         origin = "endless generated stories" if data is None else f"the stories in {data}"
-        return f"{origin} of bAbI's tasks {babi.format_tasks(self.tasks(data))}, {self.mode.upper()} mode"
+        return f"{origin} of bAbI's tasks {babi.format_tasks(self.tasks())}, {self.mode.upper()} mode"
 
     def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> StoryBatches:
         if data is None:
-            source = GeneratedStories(self.tasks(data), seed, held_out=self.held_out)
+            source = GeneratedStories(self.tasks(), seed, held_out=self.held_out)
         else:
-            stories = _read(data, "train", self.tasks(data), self.as_published)
+            stories = _read(data, "train", self.tasks(), self.as_published)
             source = FileStories(self._part(stories, held_out=False), seed)
         return StoryBatches(Streams(source, rows, self.segment_length, share), self.mode)
 
@@ -97,14 +84,14 @@ class CatBabi:
     def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
         """The stories of a split, task after task; generated ones are the same each time."""
         if data is not None:
-            return self._part(_read(data, split, self.tasks(data), self.as_published), held_out=True)
+            return self._part(_read(data, split, self.tasks(), self.as_published), held_out=True)
         from fastweights.data.generate import generate_story
 
         seed = {"valid": -1, "test": -2}.get(split)  # seeds of training are not negative
         if seed is None:
             raise UserError(f'Generated stories have the splits "valid" and "test", not "{split}"; choose one of them.')
         count = range(self.validation_stories)
-        return self._part([generate_story(t, seed, i) for t in self.tasks(data) for i in count], held_out=True)
+        return self._part([generate_story(t, seed, i) for t in self.tasks() for i in count], held_out=True)
 
     def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
         return list(parts_of(stories, held_out, self.held_out)) if self.held_out else stories

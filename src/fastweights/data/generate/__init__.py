@@ -10,21 +10,31 @@ The rules and frequencies follow what can be measured on the real files.
 from collections.abc import Callable
 from random import Random
 
-from fastweights.data.babi import Story
-from fastweights.data.generate import denying, handling, moving
+from fastweights.data.babi import Story, format_tasks
+from fastweights.data.generate import concluding, giving, handling, hinting, moving, placing, sizes, timing, wanting
 from fastweights.errors import UserError
 
 TASKS: dict[int, Callable[[Random], Story]] = {
     1: moving.WhereIsThePerson.story,
     2: handling.WhereIsTheObject.story,
     3: handling.WhereWasTheObject.story,
+    4: placing.what_is_north,
+    5: giving.WhoGaveWhat.story,
     6: handling.IsThePersonThere.story,
     7: handling.HowManyAreCarried.story,
     8: handling.WhatIsCarried.story,
-    9: denying.IsThePersonStillThere.story,
+    9: hinting.IsThePersonStillThere.story,
+    10: hinting.IsThePersonPerhapsThere.story,
     11: moving.WhereIsHe.story,
     12: moving.WhereAreTheTwo.story,
     13: moving.WhereAreThey.story,
+    14: timing.WhereWasThePersonBefore.story,
+    15: concluding.what_is_feared,
+    16: concluding.what_color,
+    17: placing.is_it_above,
+    18: sizes.does_it_fit,
+    19: placing.how_to_go,
+    20: wanting.why,
 }
 
 
@@ -45,5 +55,4 @@ def check_task(task: int) -> None:
         UserError: naming those that can.
     """
     if task not in TASKS:
-        available = ", ".join(str(known) for known in sorted(TASKS))
-        raise UserError(f"stories of task {task} cannot be generated, only those of tasks {available}")
+        raise UserError(f"stories of task {task} cannot be generated, only those of tasks {format_tasks(TASKS)}")

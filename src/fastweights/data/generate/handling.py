@@ -10,13 +10,13 @@ from typing import ClassVar
 
 from fastweights.data.babi import Question
 from fastweights.data.generate.randomness import choose, choose_other
-from fastweights.data.generate.telling import ALWAYS_THERE, SELDOM_THERE, BlockStoryteller, wording
+from fastweights.data.generate.telling import ALWAYS_THERE, SELDOM_THERE, SteadyStoryteller, wording
 from fastweights.data.generate.world import Event
 
 NUMBERS = ("none", "one", "two", "three")
 
 
-class HandlingStoryteller(BlockStoryteller):
+class HandlingStoryteller(SteadyStoryteller):
     """Tells of people who move, take and drop."""
 
     kinds: ClassVar[Sequence[str]] = ("move", "take", "drop")
@@ -124,7 +124,8 @@ class HowManyAreCarried(CarryingStoryteller):
     """Task 7: how many objects somebody carries, with giving."""
 
     number = 7
-    kinds = ("move", "take", "drop", "give", "give", "give", "give")
+    people = ("John", "Mary", "Sandra", "Daniel")  # in the order in which they are given things
+    kinds = ("move", "take", "drop", "give")
 
     def question_about(self, person: str) -> Question:
         """Ask how many objects the person carries."""

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from fastweights.data.babi import Question
 from fastweights.data.generate.randomness import choose, shuffled
-from fastweights.data.generate.telling import BlockStoryteller, moving
+from fastweights.data.generate.telling import SteadyStoryteller, moving
 
 FOLLOWING = ("After that", "Afterwards", "Following that", "Then")
 PRONOUNS = {"Mary": "she", "John": "he", "Daniel": "he", "Sandra": "she"}
 
 
-class WhereIsThePerson(BlockStoryteller):
+class WhereIsThePerson(SteadyStoryteller):
     """Task 1: the last move decides."""
 
     number = 1

@@ -28,3 +28,12 @@ def shuffled(rng: Random, items: Sequence[Item]) -> list[Item]:
         other = int(rng.random() * (last + 1))
         order[last], order[other] = order[other], order[last]
     return order
+
+
+def cycled(rng: Random, items: Sequence[Item]) -> list[Item]:
+    """Return the items in a random order in which none keeps its place: each moves on along one cycle through all."""
+    order = list(items)
+    for last in range(len(order) - 1, 0, -1):
+        other = int(rng.random() * last)  # never `last` itself, which makes the difference to `shuffled`
+        order[last], order[other] = order[other], order[last]
+    return order

@@ -78,26 +78,20 @@ class World:
         if kind == "take":
             within_reach = [thing for thing, place in self.resting.items() if place == here]
             return self.take(person, choose(self.rng, within_reach), line) if within_reach else None
-        carried = self.carried_by(person)
-        if not carried:
-            return None
-        thing = choose(self.rng, carried)
         if kind == "drop":
-            return self.drop(person, thing, line)
-        receiver = self._receiver(person, thing)
-        return self.give(person, thing, receiver, line) if receiver is not None else None
+            carried = self.carried_by(person)
+            return self.drop(person, choose(self.rng, carried), line) if carried else None
+        return self._give_first(line)
 
-    def _receiver(self, giver: str, thing: str) -> str | None:
-        here = self.place[giver]
-        present = [person for person in self.people if person != giver and self.place[person] == here]
-        if not present:
-            return None
-        receiver = choose(self.rng, present)
-        latest = self.events[-1]
-        # Whoever has just been given a thing mostly hands it back.
-        if latest.kind == "give" and latest.thing == thing:
-            return choose(self.rng, (latest.person, latest.person, receiver))
-        return receiver
+    def _give_first(self, line: int) -> Event | None:
+        # No chance here, as in the original: the first thing that can be given goes to the first person beside its
+        # holder. That is why things are often handed back, and why the first of them change hands most.
+        for thing in self.handlings:
+            holder = self.holder.get(thing)
+            for person in self.people if holder is not None else ():
+                if person != holder and self.place[person] == self.place[holder]:
+                    return self.give(holder, thing, person, line)
+        return None
 
     def move(self, person: str, place: str, line: int) -> Event:
         """Let the person go to a place, with all that he carries."""

@@ -1,0 +1,128 @@
+"""How like the real ones are generated stories? Distances between their statistics, and what chance alone gives.
+
+Each measure counts something in every story: words, sentences, where questions stand, how far away their facts are.
+The distance of two sets of stories is the total variation between the two distributions of what is counted: 0 where
+they are the same, 1 where nothing occurs in both. Two random halves of the same stories are not at distance 0 either:
+that is the floor, below which a distance says nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from fastweights.data.babi import Question, Story, words
+from fastweights.data.names import NAMES, PRONOUNS
+from fastweights.errors import UserError
+
+# What fills the slots of a sentence; the rest of it is its template.
+_SLOT = {name: f"<{kind}>" for kind, names in {**NAMES, "pronoun": PRONOUNS}.items() for name in names}
+
+
+class Comparison(NamedTuple):
+    """The distance between real and generated stories, and the floor: what half of the real ones are from the rest."""
+
+    distance: float
+    floor: float
+
+    @property
+    def ratio(self) -> float:
+        """How many floors the distance is; where the real stories never vary, 0 or infinite."""
+        if self.distance == 0:
+            return 0.0
+        return self.distance / self.floor if self.floor else float("inf")
+
+
+def template(sentence: str) -> str:
+    """Return the sentence with the names in it replaced by what they name.
+
+    >>> template("Is Mary in the kitchen?")
+    'is <person> in the <place> ?'
+    """
+    sentence_words = [*sentence[:-1].lower().split(), sentence[-1]]
+    return " ".join(_SLOT.get(word, word) for word in sentence_words)
+
+
+def _templates(story: Story) -> list[str]:
+    return [template(line.text) for line in story.lines]
+
+
+def _mentions(story: Story) -> list[int]:
+    """How many lines ago each name was last mentioned; 0: this is its first time."""
+    mentioned: dict[str, int] = {}
+    ago: list[int] = []
+    for number, line in enumerate(story.lines, start=1):
+        names = [word for word in line.text[:-1].lower().split() if word in _SLOT]
+        ago += [number - mentioned.get(name, number) for name in names]
+        mentioned.update(dict.fromkeys(names, number))
+    return ago
+
+
+def _questions(story: Story) -> list[tuple[int, Question]]:
+    return [(number, line) for number, line in enumerate(story.lines, start=1) if isinstance(line, Question)]
+
+
+def _distances(story: Story) -> list[list[int]]:
+    return [[number - line for line in question.support] for number, question in _questions(story)]
+
+
+MEASURES: dict[str, Callable[[Story], Iterable]] = {
+    "words": words,
+    "sentences": lambda story: [line.text for line in story.lines],
+    "templates": _templates,
+    "templates in a row": lambda story: pairwise(_templates(story)),
+    "lines since a name's last mention": _mentions,
+    "words a story": lambda story: [len(words(story))],
+    "lines a story": lambda story: [len(story.lines)],
+    "questions a story": lambda story: [len(_questions(story))],
+    "places of questions": lambda story: [number for number, _ in _questions(story)],
+    "answers": lambda story: [question.answer for _, question in _questions(story)],
+    "number of facts": lambda story: [len(question.support) for _, question in _questions(story)],
+    "distance of facts": lambda story: [away for facts in _distances(story) for away in facts],
+    "distance of the nearest fact": lambda story: [min(facts) for facts in _distances(story)],
+    "distance of the farthest fact": lambda story: [max(facts) for facts in _distances(story)],
+    "same question again": lambda story: [one.text == two.text for (_, one), (_, two) in pairwise(_questions(story))],
+}
+
+
+def compare(
+    real: Sequence[Story], generated: Sequence[Story], halvings: int = 20, seed: int = 0
+) -> dict[str, Comparison]:
+    """Return for each measure how far the generated stories of a task are from the real ones.
+
+    The floor is the 95th percentile of the distances between the two halves of the real stories over `halvings` random
+    halvings, which `seed` decides. Give about as many generated stories as real ones: fewer are farther away by chance.
+    """
+    if len(real) < 2 or not generated:
+        raise UserError(
+            f"{len(real)} real and {len(generated)} generated stories are too few to compare; give two real ones "
+            "at least and one generated"
+        )
+    half = np.arange(len(real)) < len(real) // 2
+    rng = np.random.default_rng(seed)
+    halves = np.array([rng.permutation(half) for _ in range(halvings)], dtype=np.float64)
+    return {name: _compare(measure, real, generated, halves) for name, measure in MEASURES.items()}
+
+
+def _compare(
+    measure: Callable[[Story], Iterable], real: Sequence[Story], generated: Sequence[Story], halves: np.ndarray
+) -> Comparison:
+    counted = [Counter(measure(story)) for story in real]
+    made = Counter(item for story in generated for item in measure(story))
+    column = {item: number for number, item in enumerate(dict.fromkeys([*(i for c in counted for i in c), *made]))}
+    counts = np.zeros((len(real), len(column)))
+    for row, counter in zip(counts, counted, strict=True):
+        for item, count in counter.items():
+            row[column[item]] = count
+    distance = _total_variation(counts.sum(0), np.array([made[item] for item in column], dtype=np.float64))
+    between_halves = _total_variation(halves @ counts, (1 - halves) @ counts)
+    return Comparison(float(distance), float(np.percentile(between_halves, 95)))
+
+
+def _total_variation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    totals = [np.maximum(counts.sum(-1, keepdims=True), 1) for counts in (one, other)]
+    return np.abs(one / totals[0] - other / totals[1]).sum(-1) / 2

@@ -1,0 +1,71 @@
+"""Stories are compared by what is counted in them; chance sets the scale."""
+
+import pytest
+
+from fastweights.data.babi import Question, Statement, Story
+from fastweights.data.compare import MEASURES, Comparison, compare, template
+from fastweights.data.generate import generate_story
+from fastweights.data.names import NAMES
+from fastweights.errors import UserError
+
+
+def stories(task: int, seed: int, count: int = 400) -> list[Story]:
+    return [generate_story(task, seed, index) for index in range(count)]
+
+
+def story(place: str, *facts: int) -> Story:
+    lines = (Statement("Mary moved to the office."), Statement(f"Mary moved to the {place}."))
+    return Story(1, (*lines, Question("Where is Mary?", place, facts)))
+
+
+def test_distances_are_those_computed_by_hand():
+    found = compare([story("garden", 2), story("kitchen", 2)], [story("garden", 2)] * 3 + [story("kitchen", 1, 2)])
+    assert found["answers"].distance == pytest.approx(0.25)
+    assert found["number of facts"].distance == pytest.approx(0.25)
+    assert found["distance of facts"].distance == pytest.approx(0.2)
+    assert found["distance of the nearest fact"].distance == 0
+    assert found["distance of the farthest fact"].distance == pytest.approx(0.25)
+    assert found["templates"].distance == found["lines a story"].distance == 0
+    assert found["answers"].floor == 1  # a half is one story of the two
+    assert found["number of facts"].ratio == float("inf")
+
+
+@pytest.mark.parametrize("task", (2, 18))
+def test_stories_of_the_same_kind_are_as_near_as_chance_allows(task):
+    assert all(found.ratio < 2 for found in compare(stories(task, seed=0), stories(task, seed=1)).values())
+
+
+def test_other_stories_are_far_away():
+    found = compare(stories(1, seed=0), stories(11, seed=0))
+    assert found["templates"].ratio > 5
+    assert found["number of facts"] == Comparison(1.0, 0.0)
+    assert found["lines a story"] == Comparison(0.0, 0.0)
+    assert found["lines a story"].ratio == 0
+
+
+def test_the_seed_alone_decides_the_halves():
+    real, generated = stories(2, seed=0, count=60), stories(2, seed=1, count=60)
+    found = compare(real, generated)
+    assert found == compare(real, generated)
+    assert found.keys() == MEASURES.keys()
+    other = compare(real, generated, seed=1)
+    assert other["words"].distance == found["words"].distance
+    assert other["words"].floor != found["words"].floor
+
+
+def test_a_template_keeps_all_but_the_names():
+    assert template("Where is Mary?") == "where is <person> ?"
+    assert template("This morning Julie went back to the park.") == ("this morning <person> went back to the <place> .")
+    assert template("Mice are afraid of wolves.") == "<animal> are afraid of <animal> ."
+
+
+def test_a_name_names_one_thing():
+    names = [name for of_a_kind in NAMES.values() for name in of_a_kind]
+    assert len(names) == len(set(names))
+
+
+def test_too_few_stories_are_a_user_error():
+    with pytest.raises(UserError, match="1 real and 1 generated stories are too few"):
+        compare(stories(1, 0, 1), stories(1, 0, 1))
+    with pytest.raises(UserError, match="2 real and 0 generated stories are too few"):
+        compare(stories(1, 0, 2), [])
