@@ -9,13 +9,14 @@ that is the floor, below which a distance says nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fastweights.data.babi import Question, Story, words
+from fastweights.data.babi import TASK_COUNT, Question, Story, file_name, read_split, words
 from fastweights.data.names import NAMES, PRONOUNS
 from fastweights.errors import UserError
 
@@ -106,6 +107,29 @@ def compare(
     rng = np.random.default_rng(seed)
     halves = np.array([rng.permutation(half) for _ in range(halvings)], dtype=np.float64)
     return {name: _compare(measure, real, generated, halves) for name, measure in MEASURES.items()}
+
+
+def compare_directories(
+    real: str | Path, generated: str | Path, split: str = "train", tasks: Sequence[int] | None = None
+) -> Iterator[tuple[int, dict[str, Comparison]]]:
+    """Compare what two directories of bAbI's files tell, task by task: those of `tasks`, or all that both hold.
+
+    Raises:
+        UserError: where a file is missing, or both hold no task of the split in common.
+    """
+    if tasks is None:
+        held = [
+            {task for task in range(1, TASK_COUNT + 1) if (Path(d) / file_name(task, split)).exists()}
+            for d in (real, generated)
+        ]
+        tasks = sorted(held[0] & held[1])
+    if not tasks:
+        raise UserError(
+            f"{real} and {generated} have no file of the {split} split in common, such as {file_name(1, split)}; "
+            "give a directory of bAbI's files, and one from `fastweights data generate`."
+        )
+    for task in tasks:
+        yield task, compare(read_split(real, split, [task]), read_split(generated, split, [task]))
 
 
 def _compare(

@@ -8,13 +8,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from fastweights.data.babi import EncodedStory, Story, encode, format_tasks
+from fastweights.data.babi import EncodedStory, Story, encode
 from fastweights.data.systematic import part_of
 from fastweights.errors import UserError
+
+if TYPE_CHECKING:
+    from fastweights.data.generate.setting import Setting
 
 Item = TypeVar("Item")
 
@@ -62,21 +65,26 @@ class GeneratedStories:
     """Endless new stories of the given tasks, each task drawn equally often or in proportion to its weight.
 
     Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1. With a share of
-    combinations held out, nothing is asked about these (see `fastweights.data.systematic`).
+    combinations held out, nothing is asked about these (see `fastweights.data.systematic`). A setting changes the sizes
+    of the stories (see `fastweights.data.generate.setting`).
     """
 
     epoch_length = None
 
     def __init__(
-        self, tasks: Sequence[int], seed: int, weights: Mapping[int, float] | None = None, held_out: float = 0.0
+        self,
+        tasks: Sequence[int],
+        seed: int,
+        weights: Mapping[int, float] | None = None,
+        held_out: float = 0.0,
+        setting: Setting | None = None,
     ) -> None:
         # Imported here so that reading files does not load the generators.
-        from fastweights.data.generate import TASKS, generate_story
+        from fastweights.data.generate import AS_IN_BABI, check_task, generate_story
 
-        self._tasks = tuple(tasks)
-        unknown = [task for task in self._tasks if task not in TASKS]
-        if unknown:
-            raise UserError(f"no stories of task {unknown[0]} can be generated; choose from {format_tasks(TASKS)}")
+        self._tasks, self._setting = tuple(tasks), setting or AS_IN_BABI
+        for task in self._tasks:
+            check_task(task, self._setting)
         if not self._tasks:
             raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
         self._seed = seed
@@ -98,7 +106,7 @@ class GeneratedStories:
         task = self.task(index)
         # a story of which nothing is left is made anew, from an index that no other story has
         for attempt in itertools.count():
-            story = self._generate(task, self._seed, index + (attempt << 48))
+            story = self._generate(task, self._seed, index + (attempt << 48), self._setting)
             kept = part_of(story, False, self._held_out) if self._held_out else story
             if kept is not None:
                 return encode(kept)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fastweights.data import babi
+from fastweights.data.generate.setting import AS_IN_BABI, Setting
 from fastweights.data.sources import FileStories, GeneratedStories, InOrder, shuffled
 from fastweights.data.streams import Streams
 from fastweights.data.systematic import parts_of
@@ -30,6 +31,8 @@ class CatBabi:
         validation_stories: stories of each task in a generated validation or test split.
         held_out: share of the combinations of names (person × place × object …) that training never asks about;
             validation and test ask about nothing else (systematic generalisation).
+        people, places, objects, questions, statements, distractors: sizes of generated stories of tasks 1–3 and 5–14,
+            as in bAbI if not given (`data.generate.setting.Setting` says what each means).
     """
 
     def __init__(
@@ -41,6 +44,12 @@ class CatBabi:
         as_published: bool = False,
         validation_stories: int = 100,
         held_out: float = 0.0,
+        people: int | None = None,
+        places: int | None = None,
+        objects: int | None = None,
+        questions: int = 5,
+        statements: int = 2,
+        distractors: int = 0,
     ):
         if mode not in MODES:
             raise ValueError(f'mode is "{mode}"; it must be "qa" or "lm"')
@@ -48,6 +57,7 @@ class CatBabi:
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out is {held_out}; it must be a share from 0 up to, but not, 1")
         self.validation_stories, self.held_out = validation_stories, held_out
+        self.setting = Setting(people, places, objects, questions, statements, distractors)
         self._tasks = None if tasks == "all" else babi.parse_tasks(str(tasks))
 
     @property
@@ -71,8 +81,10 @@ class CatBabi:
 
     def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> StoryBatches:
         if data is None:
-            source = GeneratedStories(self.tasks(), seed, held_out=self.held_out)
+            source = GeneratedStories(self.tasks(), seed, self._weights(), self.held_out, self.setting)
         else:
+            if self.setting != AS_IN_BABI:
+                raise UserError("Sizes of stories (task.people …) are for generated ones; leave them or --data out.")
             stories = _read(data, "train", self.tasks(), self.as_published)
             source = FileStories(self._part(stories, held_out=False), seed)
         return StoryBatches(Streams(source, rows, self.segment_length, share), self.mode)
@@ -85,13 +97,22 @@ class CatBabi:
         """The stories of a split, task after task; generated ones are the same each time."""
         if data is not None:
             return self._part(_read(data, split, self.tasks(), self.as_published), held_out=True)
-        from fastweights.data.generate import generate_story
+        from fastweights.data.generate import check_task, generate_story
 
+        for task in self.tasks():
+            check_task(task, self.setting)
         seed = {"valid": -1, "test": -2}.get(split)  # seeds of training are not negative
         if seed is None:
             raise UserError(f'Generated stories have the splits "valid" and "test", not "{split}"; choose one of them.')
         count = range(self.validation_stories)
-        return self._part([generate_story(t, seed, i) for t in self.tasks() for i in count], held_out=True)
+        stories = [generate_story(task, seed, index, self.setting) for task in self.tasks() for index in count]
+        return self._part(stories, held_out=True)
+
+    def _weights(self) -> dict[int, float]:
+        """How often each task is told, so that all ask equally many questions, as bAbI's files do."""
+        from fastweights.data.generate import questions_a_story
+
+        return {task: 1 / questions_a_story(task, self.setting) for task in self.tasks()}
 
     def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
         return list(parts_of(stories, held_out, self.held_out)) if self.held_out else stories

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastweights.data.babi import SPLITS, Question, Story, file_name
 from fastweights.data.generate import TASKS, check_task, generate_story
+from fastweights.data.generate.setting import AS_IN_BABI, Setting
 from fastweights.errors import UserError
 
 PARTS = {"train": 1, "valid": 9, "test": 9}  # a split has a question for so many of the training split's
 FEW_STORIES = (4,)  # tasks with so few possible stories that bAbI's own splits share some
+PATIENCE = 2000  # stories met before, one after another
 NO_BLANK = (4, 15, 16, 17, 18, 19, 20)  # tasks whose files have no blank between question mark and tab
 
 
 def write_files(
-    directory: str | Path, questions: int, seed: int, tasks: tuple[int, ...] | None = None
+    directory: str | Path,
+    questions: int,
+    seed: int,
+    tasks: tuple[int, ...] | None = None,
+    setting: Setting = AS_IN_BABI,
 ) -> Iterator[Path]:
     """Write `qa{n}_{train,valid,test}.txt` for each task, and give each file's path once it is whole.
 
@@ -27,13 +34,14 @@ def write_files(
         questions: questions of a training file, for each task.
         seed: decides the stories.
         tasks: bAbI's numbers; all that can be generated if not given.
+        setting: sizes of the stories.
 
     Raises:
         UserError: where there are too few questions for a split, a task is unknown, or the directory is not empty.
     """
     tasks = tuple(sorted(TASKS)) if tasks is None else tasks
     for task in tasks:
-        check_task(task)
+        check_task(task, setting)
     least = max(PARTS.values())
     if questions < least:
         raise UserError(f"{questions} questions leave a split without any; give --questions {least} or more.")
@@ -43,7 +51,7 @@ def write_files(
         if any(directory.iterdir()):
             raise UserError(f"{directory} is not empty; give a new or an empty directory with --out.")
         for task in tasks:
-            stories = different_stories(task, seed)
+            stories = different_stories(task, seed, setting)
             for split in SPLITS:
                 path = directory / file_name(task, split)
                 text = "".join(map(format_story, take(stories, questions // PARTS[split])))
@@ -55,17 +63,26 @@ def write_files(
         ) from error
 
 
-def different_stories(task: int, seed: int) -> Iterator[Story]:
-    """The stories of a task's stream, each only once (in task 4, as often as it comes)."""
+def different_stories(task: int, seed: int, setting: Setting = AS_IN_BABI) -> Iterator[Story]:
+    """The stories of a task's stream, each only once (in task 4, as often as it comes).
+
+    Raises:
+        UserError: where no new one comes any more, as the setting leaves too few.
+    """
     seen: set[str] = set()
-    index = 0
-    while True:
-        story = generate_story(task, seed, index)
-        index += 1
+    new = 0  # the index of the last new story
+    for index in itertools.count():
+        story = generate_story(task, seed, index, setting)
         text = format_story(story)
         if task in FEW_STORIES or text not in seen:
             seen.add(text)
+            new = index
             yield story
+        elif index - new > PATIENCE:
+            raise UserError(
+                f"Task {task} has too few different stories of this size ({len(seen)} were found); "
+                "ask fewer questions, or make the stories larger."
+            )
 
 
 def take(stories: Iterator[Story], questions: int) -> Iterator[Story]:

@@ -10,6 +10,7 @@ class WhoGaveWhat(HandlingStoryteller):
 
     number = 5
     people = ("Mary", "Fred", "Bill", "Jeff")
+    fewest_people = 2
     kinds = ("move", "take", "drop", "give")
 
     def question(self) -> Question | None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from fastweights.data.babi import Question
 from fastweights.data.generate.randomness import choose, choose_other
 from fastweights.data.generate.telling import ALWAYS_THERE, SELDOM_THERE, SteadyStoryteller, wording
-from fastweights.data.generate.world import Event
+from fastweights.data.generate.world import OBJECTS, Event
 
 NUMBERS = ("none", "one", "two", "three")
 
@@ -109,6 +109,8 @@ class IsThePersonThere(HandlingStoryteller):
 
 class CarryingStoryteller(HandlingStoryteller):
     """Asks about what is carried by somebody who has handled a thing lately."""
+
+    most_objects = len(OBJECTS)  # "three", and lists of these three
 
     def question(self) -> Question | None:
         """Ask about somebody who has taken, dropped or given lately."""

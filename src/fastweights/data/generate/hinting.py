@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from fastweights.data.babi import Question
 from fastweights.data.generate.randomness import choose, choose_other, shuffled
+from fastweights.data.generate.setting import Setting
 from fastweights.data.generate.telling import TOWN, TOWNSPEOPLE, SteadyStoryteller, moving
 
 
@@ -43,8 +44,8 @@ class IsThePersonStillThere(HintingStoryteller):
     number = 9
     forms = ("move", "move", "arrival", "departure")
 
-    def __init__(self, rng: Random) -> None:
-        super().__init__(rng)
+    def __init__(self, rng: Random, setting: Setting) -> None:
+        super().__init__(rng, setting)
         self.known: dict[str, Place] = {}
 
     def hint(self, form: str, person: str, left: str, reached: str) -> str:
@@ -72,8 +73,8 @@ class IsThePersonPerhapsThere(HintingStoryteller):
     places = TOWN
     forms = ("move", "move", "arrival", "either")
 
-    def __init__(self, rng: Random) -> None:
-        super().__init__(rng)
+    def __init__(self, rng: Random, setting: Setting) -> None:
+        super().__init__(rng, setting)
         self.told: dict[str, tuple[Sequence[str], int]] = {}  # of a person: the places named, and the line
 
     def hint(self, form: str, person: str, left: str, reached: str) -> str:

@@ -5,10 +5,12 @@ from typing import ClassVar
 
 from fastweights.data.babi import Question
 from fastweights.data.generate.randomness import choose, shuffled
+from fastweights.data.generate.setting import Setting
 from fastweights.data.generate.telling import SteadyStoryteller, moving
+from fastweights.errors import UserError
 
 FOLLOWING = ("After that", "Afterwards", "Following that", "Then")
-PRONOUNS = {"Mary": "she", "John": "he", "Daniel": "he", "Sandra": "she"}
+WOMEN = ("Mary", "Sandra", "Julie", "Gertrude", "Winona", "Jessica", "Emily", "Lily")
 
 
 class WhereIsThePerson(SteadyStoryteller):
@@ -51,6 +53,7 @@ class WhereAreTheTwo(WhereIsThePerson):
 
     number = 12
     party_size = 2
+    fewest_people = 2
 
 
 class WhereIsHe(WhereIsThePerson):
@@ -59,13 +62,23 @@ class WhereIsHe(WhereIsThePerson):
     number = 11
     moves_in_proof = 2
 
+    @classmethod
+    def cast(cls, setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The people and places of a story told in pairs of statements."""
+        if setting.statements % 2:
+            raise UserError(
+                f"statements is {setting.statements}, but task {cls.number} tells them in pairs; give an even number."
+            )
+        return super().cast(setting)
+
     def block(self) -> None:
-        """Let the same person, or the same two, move twice."""
-        party, place = self.outing()
-        self.tell(self.move(party, place, " and ".join(party)))
-        pronoun = PRONOUNS[party[0]] if len(party) == 1 else "they"
-        place = self.world.elsewhere(party[0])
-        self.tell(self.move(party, place, f"{choose(self.rng, FOLLOWING)} {pronoun}"))
+        """Let the same person, or the same two, move twice; in longer blocks, then others."""
+        for _ in range(self.setting.statements // 2):
+            party, place = self.outing()
+            self.tell(self.move(party, place, " and ".join(party)))
+            pronoun = "they" if len(party) > 1 else "she" if party[0] in WOMEN else "he"
+            place = self.world.elsewhere(party[0])
+            self.tell(self.move(party, place, f"{choose(self.rng, FOLLOWING)} {pronoun}"))
 
 
 class WhereAreThey(WhereIsHe):
@@ -73,3 +86,4 @@ class WhereAreThey(WhereIsHe):
 
     number = 13
     party_size = 2
+    fewest_people = 2

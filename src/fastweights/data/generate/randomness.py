@@ -16,7 +16,7 @@ def choose(rng: Random, items: Sequence[Item]) -> Item:
     return items[int(rng.random() * len(items))]
 
 
-def choose_other(rng: Random, items: Sequence[Item], excluded: Item) -> Item:
+def choose_other(rng: Random, items: Sequence[Item], excluded: Item | None) -> Item:
     """Return one of the items that differ from `excluded`, each with the same probability."""
     return choose(rng, [item for item in items if item != excluded])
 

@@ -6,8 +6,10 @@ from random import Random
 from typing import ClassVar
 
 from fastweights.data.babi import Question, Statement, Story
-from fastweights.data.generate.randomness import choose
+from fastweights.data.generate.randomness import choose, choose_other
+from fastweights.data.generate.setting import AS_IN_BABI, EVERYBODY, EVERYTHING, EVERYWHERE, Setting, chosen
 from fastweights.data.generate.world import OBJECTS, PEOPLE, PLACES, Event, World
+from fastweights.errors import UserError
 
 # Those of tasks 10 and 14.
 TOWNSPEOPLE = ("Fred", "Mary", "Bill", "Julie")
@@ -17,6 +19,8 @@ MOVING = ("moved", "went", "went back", "travelled", "journeyed")
 TAKING = ("picked up", "got", "took", "grabbed")
 DROPPING = ("left", "dropped", "put down", "discarded")
 GIVING = ("gave", "passed", "handed")
+
+RECENT = 5  # events
 
 ALWAYS_THERE = (" there",)
 SELDOM_THERE = (" there", "", "", "", "")
@@ -44,9 +48,9 @@ def wording(rng: Random, event: Event, there_after_taking: Sequence[str] = ALWAY
 
 
 class BlockStoryteller(ABC):
-    """Tells a block of statements and asks a question after it if it can, until it has asked five.
+    """Tells a block of statements and asks a question after it if it can, until it has asked five (see `Setting`).
 
-    A question starts from one of the last five events, drawn at random: what happens often is asked often.
+    A question starts from one of the last few events, drawn at random: what happens often is asked often.
     """
 
     number: ClassVar[int]
@@ -54,20 +58,49 @@ class BlockStoryteller(ABC):
     places: ClassVar[Sequence[str]] = PLACES
     objects: ClassVar[Sequence[str]] = OBJECTS
 
-    def __init__(self, rng: Random) -> None:
+    fewest_people: ClassVar[int] = 1
+    most_objects: ClassVar[int] = len(EVERYTHING)
+
+    def __init__(self, rng: Random, setting: Setting) -> None:
         self.rng = rng
-        self.world = World(rng, self.people, self.places, self.objects)
+        self.setting = setting
+        people, places, objects = self.cast(setting)
+        self.world = World(rng, people, places, objects)
+        self.last_seen: dict[str, str] = {}  # of each bystander
         self.lines: list[Statement | Question] = []
 
     @classmethod
-    def story(cls, rng: Random) -> Story:
+    def cast(cls, setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The people, places and objects of a story.
+
+        Raises:
+            UserError: where the setting asks for what this task cannot tell of.
+        """
+        people = chosen("people", setting.people, cls.people, EVERYBODY)
+        places = chosen("places", setting.places, cls.places, EVERYWHERE)
+        objects = chosen("objects", setting.objects, cls.objects, EVERYTHING) if cls.objects else ()
+        if len(people) < cls.fewest_people:
+            raise UserError(f"people is {len(people)}, but task {cls.number} needs at least {cls.fewest_people}.")
+        if len(objects) > cls.most_objects:
+            raise UserError(
+                f"objects is {len(objects)}, but bAbI has words for at most {cls.most_objects} in task {cls.number}."
+            )
+        if setting.distractors and len(people) == len(EVERYBODY):
+            raise UserError(
+                f"All {len(people)} people act in the story, so nobody is left for distractors; give fewer people."
+            )
+        return people, places, objects
+
+    @classmethod
+    def story(cls, rng: Random, setting: Setting = AS_IN_BABI) -> Story:
         """Return a random story of this task."""
-        teller = cls(rng)
+        teller = cls(rng, setting)
         questions = 0
-        while questions < 5:
+        while questions < setting.questions:
             teller.block()
             question = teller.question()
             if question is not None:
+                teller.distract()
                 teller.lines.append(question)
                 questions += 1
         return Story(cls.number, tuple(teller.lines))
@@ -80,11 +113,26 @@ class BlockStoryteller(ABC):
     @property
     def window(self) -> list[Event]:
         """The events recent enough to be asked about."""
-        return self.world.events[-5:]
+        return self.world.events[-RECENT:]
 
     @abstractmethod
     def block(self) -> None:
-        """Let two things happen, and tell of them, or keep them to be told before the next question."""
+        """Let some things happen, and tell of them, or keep them to be told before the next question."""
+
+    def distract(self) -> None:
+        """Tell of people whom no question concerns."""
+        for _ in range(self.setting.distractors):
+            self.tell(self.aside(choose(self.rng, self.bystanders())))
+
+    def bystanders(self) -> list[str]:
+        """People who are not in the story, and of whom something can be told."""
+        return [person for person in EVERYBODY if person not in self.world.people]
+
+    def aside(self, person: str) -> str:
+        """Let a bystander do something and return the statement that tells it."""
+        place = choose_other(self.rng, self.world.places, self.last_seen.get(person))
+        self.last_seen[person] = place
+        return moving(self.rng, person, place)
 
     def tell(self, text: str) -> None:
         """Add a statement to the story."""
@@ -96,12 +144,12 @@ class BlockStoryteller(ABC):
 
 
 class SteadyStoryteller(BlockStoryteller):
-    """Tells each thing as it happens: a block is two statements."""
+    """Tells each thing as it happens."""
 
     def block(self) -> None:
-        """Tell two statements."""
-        self.tell(self.statement())
-        self.tell(self.statement())
+        """Tell some statements, in bAbI two."""
+        for _ in range(self.setting.statements):
+            self.tell(self.statement())
 
     @abstractmethod
     def statement(self) -> str:

@@ -4,8 +4,10 @@ from random import Random
 from typing import NamedTuple
 
 from fastweights.data.babi import Question
-from fastweights.data.generate.randomness import choose, choose_other, cycled
-from fastweights.data.generate.telling import TOWN, TOWNSPEOPLE, BlockStoryteller, moving
+from fastweights.data.generate.randomness import choose, choose_other, cycled, shuffled
+from fastweights.data.generate.setting import EVERYBODY, Setting
+from fastweights.data.generate.telling import RECENT, TOWN, TOWNSPEOPLE, BlockStoryteller, moving
+from fastweights.errors import UserError
 
 TIMES = ("yesterday", "this morning", "this afternoon", "this evening")
 
@@ -26,19 +28,39 @@ class WhereWasThePersonBefore(BlockStoryteller):
     places = TOWN
     objects = ()
 
-    def __init__(self, rng: Random) -> None:
-        super().__init__(rng)
+    def __init__(self, rng: Random, setting: Setting) -> None:
+        super().__init__(rng, setting)
         self.stays: list[Stay] = []
         self.untold: list[Stay] = []
-        self.day: dict[str, list[str]] = {person: [] for person in self.people}  # his places, time after time
+        self.day: dict[str, list[str]] = {person: [] for person in self.world.people}  # his places, time after time
+        self.untold_aside: dict[str, list[tuple[int, str]]] = {}  # of a bystander: times and places
         self.line_of: dict[tuple[str, int], int] = {}  # of a person and a time
 
+    @classmethod
+    def cast(cls, setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The people and places of a day that has time for all questions."""
+        people, places, objects = super().cast(setting)
+        # Nothing can be asked after a block that begins days only; so many such blocks there can be.
+        beginnings = len(people) // min(setting.statements, RECENT)
+        if setting.statements * (setting.questions + beginnings) > len(TIMES) * len(people):
+            raise UserError(
+                f"In task 14 {len(people)} people live through {len(TIMES) * len(people)} times, too few for "
+                f"{setting.questions} questions after {setting.statements} statements each; give more people."
+            )
+        bystanders = len(EVERYBODY) - len(people)
+        if setting.distractors * setting.questions > len(TIMES) * bystanders:
+            raise UserError(
+                f"In task 14 {bystanders} other people live through {len(TIMES) * bystanders} times, too few for "
+                f"{setting.distractors} distractors before each of {setting.questions} questions; give fewer."
+            )
+        return people, places, objects
+
     def block(self) -> None:
-        """Let two times pass for somebody; what happened is told before the next question."""
-        for _ in range(2):
-            person = choose(self.rng, [person for person in self.people if len(self.day[person]) < len(TIMES)])
+        """Let some times pass for somebody; what happened is told before the next question."""
+        for _ in range(self.setting.statements):
+            person = choose(self.rng, [person for person in self.day if len(self.day[person]) < len(TIMES)])
             day = self.day[person]
-            place = choose_other(self.rng, self.places, day[-1]) if day else choose(self.rng, self.places)
+            place = choose_other(self.rng, self.world.places, day[-1]) if day else choose(self.rng, self.world.places)
             stay = Stay(person, len(day), place)
             day.append(place)
             self.stays.append(stay)
@@ -46,7 +68,7 @@ class WhereWasThePersonBefore(BlockStoryteller):
 
     def question(self) -> Question | None:
         """Ask where somebody was before a stay of lately, which is not his first; the latest one there counts."""
-        candidates = [stay for stay in self.stays[-5:] if stay.time > 0]
+        candidates = [stay for stay in self.stays[-RECENT:] if stay.time > 0]
         if not candidates:
             return None
         self.tell_stays()
@@ -60,7 +82,24 @@ class WhereWasThePersonBefore(BlockStoryteller):
         """Tell what is untold, out of order."""
         for person, time, place in cycled(self.rng, self.untold):
             self.line_of[person, time] = self.line
-            move, when = moving(self.rng, person, place), TIMES[time]
-            at_the_end = choose(self.rng, (True, False))
-            self.tell(f"{move[:-1]} {when}." if at_the_end else f"{when.capitalize()} {move}")
+            self.tell(self.timed(moving(self.rng, person, place), time))
         self.untold.clear()
+
+    def timed(self, move: str, time: int) -> str:
+        """Return the statement with the time of the day at one of its ends."""
+        at_the_end = choose(self.rng, (True, False))
+        return f"{move[:-1]} {TIMES[time]}." if at_the_end else f"{TIMES[time].capitalize()} {move}"
+
+    def bystanders(self) -> list[str]:
+        """Those whose day is not yet told whole."""
+        return [person for person in super().bystanders() if self.untold_aside.get(person) != []]
+
+    def aside(self, person: str) -> str:
+        """Tell one time of a bystander's day, out of order."""
+        if person not in self.untold_aside:
+            places = [choose(self.rng, self.world.places)]
+            while len(places) < len(TIMES):
+                places.append(choose_other(self.rng, self.world.places, places[-1]))
+            self.untold_aside[person] = shuffled(self.rng, list(enumerate(places)))
+        time, place = self.untold_aside[person].pop()
+        return self.timed(moving(self.rng, person, place), time)
