@@ -1,10 +1,15 @@
 """Stories are compared by what is counted in them; chance sets the scale."""
 
+import json
+import re
+
 import pytest
 
+from fastweights import cli
 from fastweights.data.babi import Question, Statement, Story
 from fastweights.data.compare import MEASURES, Comparison, compare, template
 from fastweights.data.generate import generate_story
+from fastweights.data.generate.files import write_files
 from fastweights.data.names import NAMES
 from fastweights.errors import UserError
 
@@ -69,3 +74,43 @@ def test_too_few_stories_are_a_user_error():
         compare(stories(1, 0, 1), stories(1, 0, 1))
     with pytest.raises(UserError, match="2 real and 0 generated stories are too few"):
         compare(stories(1, 0, 2), [])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("stories") / name for name in ("one", "other")]
+    for seed, (folder, tasks) in enumerate(zip(folders, ((1, 4), (1, 2, 4)), strict=True)):
+        list(write_files(folder, 900, seed, tasks))
+    return [str(folder) for folder in folders]
+
+
+def test_command_line(folders, capsys):
+    assert cli.main(["data", "compare", *folders, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"1", "4"}  # what both hold
+    assert found["1"].keys() == MEASURES.keys()
+    assert all(one["distance"] <= 2.5 * one["floor"] for of_task in found.values() for one in of_task.values())
+    assert cli.main(["data", "compare", *folders, "--tasks", "4", "--split", "valid"]) == 0
+    shown = capsys.readouterr().out
+    assert "distance of the nearest fact" in shown
+    assert f"of {len(MEASURES)} measures" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--tasks", "2"], "does not hold qa2_train.txt|holds none of qa2_train.txt"),
+        (["--tasks", "21"], "there is no bAbI task 21"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(folders, capsys, arguments, sentence):
+    assert cli.main(["data", "compare", *folders, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.search(sentence, error) and error.count("\n") == 1
+
+
+def test_a_directory_without_stories_is_named(folders, tmp_path, capsys):
+    assert cli.main(["data", "compare", folders[0], str(tmp_path)]) == 2
+    assert "have no file of the train split in common" in capsys.readouterr().err
+    assert cli.main(["data", "compare", folders[0], str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
