@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fastweights import cli, doctor
-from fastweights.ops import fwm, lstm
+from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def written(report):
 
 
 def test_every_backend_is_reported_and_one_is_chosen(found):
-    for op, backends in (("fwm", fwm.BACKENDS), ("lstm", lstm.BACKENDS)):
-        assert {choice["name"] for choice in found["backends"][op]} == set(backends)
+    for op, module in {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn}.items():
+        assert {choice["name"] for choice in found["backends"][op]} == set(module.BACKENDS)
         assert [choice["chosen"] for choice in found["backends"][op]].count(True) == 1
         assert all(choice["reason"] for choice in found["backends"][op])
 
@@ -94,6 +94,6 @@ def test_cores_heed_a_containers_share(monkeypatch, quota, expected):
 
 def test_command_line(capsys):
     assert cli.main(["doctor", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"fwm", "lstm"}
+    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn"}
     assert cli.main(["doctor"]) == 0
     assert "plain" in capsys.readouterr().out

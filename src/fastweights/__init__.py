@@ -10,26 +10,34 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastweights.cores import LSTM, FastWeightMemory, LSTMStack
+    from fastweights.cores import LSTM, FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, LSTMStack
     from fastweights.errors import UserError
     from fastweights.models import TokenModel
+    from fastweights.ops.fw_lstm import fast_weight_lstm
+    from fastweights.ops.fw_rnn import fast_weight_rnn
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
     from fastweights.training.supervised import load_model
 
 _HOMES = {
+    "FastWeightLSTM": "fastweights.cores",
     "FastWeightMemory": "fastweights.cores",
+    "FastWeightRNN": "fastweights.cores",
     "LSTM": "fastweights.cores",
     "LSTMStack": "fastweights.cores",
+    "LayerNormLSTM": "fastweights.cores",
     "TokenModel": "fastweights.models",
     "UserError": "fastweights.errors",
+    "fast_weight_lstm": "fastweights.ops.fw_lstm",
     "fast_weight_memory": "fastweights.ops.fwm",
+    "fast_weight_rnn": "fastweights.ops.fw_rnn",
     "load_model": "fastweights.training.supervised",
     "lstm": "fastweights.ops.lstm",
 }
 
 __all__ = [
-    "LSTM", "FastWeightMemory", "LSTMStack", "TokenModel", "UserError", "fast_weight_memory", "load_model", "lstm",
+    "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM", "TokenModel",
+    "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn", "load_model", "lstm",
 ]  # fmt: skip
 
 

@@ -144,10 +144,11 @@ def _kernels() -> dict[str, Any]:
 def _backends() -> dict[str, list[dict[str, Any]]]:
     if _is_old(torch.__version__):
         return {}  # the ops cannot even be imported
-    from fastweights.ops import fwm, lstm
+    from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
     from fastweights.ops.backends import explain
 
-    return {name: explain(name, op.BACKENDS) for name, op in (("fwm", fwm), ("lstm", lstm))}
+    ops = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn}
+    return {name: explain(name, op.BACKENDS) for name, op in ops.items()}
 
 
 def _is_old(torch_version: str | None) -> bool:

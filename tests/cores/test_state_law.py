@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastweights.cores import CORES, LSTM, Core, FastWeightMemory, LSTMStack, map_state, state_size
+from fastweights.cores import (
+    CORES,
+    LSTM,
+    Core,
+    FastWeightLSTM,
+    FastWeightMemory,
+    FastWeightRNN,
+    LayerNormLSTM,
+    LSTMStack,
+    map_state,
+    state_size,
+)
 from fastweights.cores.contract import state_from_dict, state_to_dict, tensors_of
 from tolerances import assert_near
 
@@ -21,6 +32,12 @@ CASES = {
     "FWM, published code": lambda: FastWeightMemory(
         INPUT_SIZE, 6, 4, write_scale=1 / 4, tanh_first_query=False, residual=False
     ),
+    "LN-LSTM": lambda: LayerNormLSTM(INPUT_SIZE, 6),
+    "FW-LSTM": lambda: FastWeightLSTM(INPUT_SIZE, 6),
+    "FW-LSTM, decaying": lambda: FastWeightLSTM(INPUT_SIZE, 6, decay=0.9, rate=0.5),
+    "FW-RNN": lambda: FastWeightRNN(INPUT_SIZE, 6),
+    "FW-RNN, three inner steps": lambda: FastWeightRNN(INPUT_SIZE, 6, inner_steps=3, bias=False),
+    "FWM over FW-LSTM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=FastWeightLSTM(INPUT_SIZE, 6)),
 }
 B, T = 4, 53
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 from test_fast_weight_memory import GENERAL
 from test_fast_weight_memory import some_inputs as some_memory_inputs
+from test_fast_weight_recurrences import OPS as RECURRENCES
+from test_fast_weight_recurrences import some_inputs as some_recurrence_inputs
 from test_lstm_recurrence import some_inputs as some_lstm_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from fastweights.ops import fwm, lstm
 from tolerances import assert_near
@@ -22,7 +25,7 @@ class CustomOps(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if operator.namespace == NAMESPACE:
-            copies = [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in args]
+            copies = tree_map_only(torch.Tensor, lambda x: x.detach().clone(), [*args])
             self.calls.append((operator, copies, kwargs or {}))
         return operator(*args, **(kwargs or {}))
 
@@ -32,17 +35,21 @@ def masks_of(B: int, T: int, *names: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in ("fwm", "lstm") for name in GENERAL])
+@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in ("fwm", "lstm", *RECURRENCES) for name in GENERAL])
 def test_custom_operators_keep_torchs_rules(op, backend, masked):
     B, T = 2, 5
     with CustomOps() as custom_ops:
         if op == "fwm":
             masks = masks_of(B, T, "reads", "valid", "resets") if masked else {}
             outputs = fwm.fast_weight_memory(*some_memory_inputs(B, T, 3, 3, 3, 2), backend=backend, **masks)
+        elif op in RECURRENCES:
+            masks = masks_of(B, T, "valid", "resets") if masked else {}
+            run, _ = RECURRENCES[op]
+            outputs = run(*some_recurrence_inputs(op, B, T, 3), chunk=3, backend=backend, **masks)
         else:
             masks = masks_of(B, T, "valid", "resets") if masked else {}
             outputs = lstm.lstm(*some_lstm_inputs(B, T, 3), backend=backend, **masks)
-        sum(x.square().sum() for x in outputs).backward()
+        sum(x.square().sum() for x in outputs if x is not None).backward()
     assert bool(custom_ops.calls) == (backend != "reference")
     for operator, args, kwargs in custom_ops.calls:
         torch.library.opcheck(operator, args, kwargs)

@@ -6,15 +6,23 @@ from typing import Any
 
 from fastweights import specs
 from fastweights.cores.contract import Core, map_state, state_size
+from fastweights.cores.fw_lstm import FastWeightLSTM, LayerNormLSTM
+from fastweights.cores.fw_rnn import FastWeightRNN
 from fastweights.cores.fwm import FastWeightMemory
 from fastweights.cores.lstm import LSTM, LSTMStack
 
-__all__ = ["CORES", "LSTM", "Core", "FastWeightMemory", "LSTMStack", "build", "map_state", "state_size"]
+__all__ = [
+    "CORES", "LSTM", "Core", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM",
+    "build", "map_state", "state_size",
+]  # fmt: skip
 
 CORES: dict[str, type[Core]] = {
     "fwm": FastWeightMemory,
     "lstm": LSTM,
     "lstm-stack": LSTMStack,
+    "ln-lstm": LayerNormLSTM,
+    "fw-lstm": FastWeightLSTM,
+    "fw-rnn": FastWeightRNN,
 }
 
 

@@ -1,4 +1,6 @@
-"""Shapes and masks that do not fit are refused before they can broadcast into a wrong result."""
+"""Shapes and masks that do not fit are refused before they can broadcast into a wrong result; dtypes are made one."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,3 +33,16 @@ def check_masks(shape: tuple[int, int], **masks: Tensor | None) -> None:
     for name, mask in masks.items():
         if mask is not None and mask.dtype != torch.bool:
             raise ValueError(f"{name} is {mask.dtype}; a mask must be torch.bool")
+
+
+def in_one_dtype(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Tensors in the widest dtype among them, but never below float32: states are long sums.
+
+    >>> [x.dtype for x in in_one_dtype([torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float16)])]
+    [torch.float32, torch.float32]
+    """
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
-from fastweights.ops.checks import check_masks, check_shapes
+from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
 from fastweights.ops.fwm.chunk import chunkwise
 from fastweights.ops.fwm.cpu import compiled, refuses
 from fastweights.ops.fwm.pairing import PAIRINGS
@@ -96,14 +96,11 @@ def fast_weight_memory(
     if tanh_queries:
         second_queries = second_queries.tanh()
 
-    tensors = [first_keys, second_keys, values, write_strengths, first_queries, second_queries]
-    dtype = torch.float32
-    for tensor in tensors if memory is None else [*tensors, memory]:
-        dtype = torch.promote_types(dtype, tensor.dtype)  # never below float32: the memory is a long sum
-    if memory is None:
-        memory = torch.zeros(shape, dtype=dtype, device=values.device)
+    memory = values.new_zeros(shape) if memory is None else memory
     answer_dtype = values.dtype
-    tensors = [tensor.to(dtype) for tensor in (*tensors, memory.flatten(1, -2))]
+    tensors = in_one_dtype(
+        (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory.flatten(1, -2))
+    )
     tensors[3] = tensors[3] * write_scale
     run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing)].run
     with torch.autocast(values.device.type, enabled=False):

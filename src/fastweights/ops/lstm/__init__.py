@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
-from fastweights.ops.checks import check_masks, check_shapes
+from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
 from fastweights.ops.lstm.cpu import compiled, refuses
 from fastweights.ops.lstm.plain import plain
 from fastweights.ops.lstm.reference import reference
@@ -78,11 +78,8 @@ def lstm(
         }
     )
     check_masks((B, T), valid=valid, resets=resets)
-    dtype = torch.float32
-    for tensor in (gate_inputs, recurrent_weight, hidden, cell):
-        dtype = torch.promote_types(dtype, tensor.dtype)
     answer_dtype = gate_inputs.dtype
-    tensors = [tensor.to(dtype) for tensor in (gate_inputs, recurrent_weight, hidden, cell)]
+    tensors = in_one_dtype((gate_inputs, recurrent_weight, hidden, cell))
     run = BACKENDS[choose("lstm", BACKENDS, backend, tensors)].run
     with torch.autocast(gate_inputs.device.type, enabled=False):
         y, hidden, cell = run(*tensors, valid, resets, tokens)

@@ -1,0 +1,51 @@
+"""The definition: the equations of the fast weight LSTM, one step at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+
+def reference(
+    gate_inputs: Tensor,
+    weight: Tensor,
+    gates_gain: Tensor,
+    gates_bias: Tensor,
+    cell_gain: Tensor,
+    cell_bias: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    memory: Tensor | None,
+    valid: Tensor | None,
+    resets: Tensor | None,
+    decay: float,
+    rate: float,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The equations step by step: slow, for tests and second derivatives."""
+    h, c, A = hidden, cell, memory
+    outputs = []
+    for t in range(gate_inputs.shape[1]):
+        if resets is not None:
+            keep = ~resets[:, t, None]
+            h, c = h * keep, c * keep
+            A = None if A is None else A * keep.unsqueeze(-1)
+        gates = layer_norm(h @ weight.T + gate_inputs[:, t], weight.shape[:1], gates_gain, gates_bias)
+        i, f, o, g_hat = gates.chunk(4, -1)
+        i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
+        g = g_hat.relu()
+        if A is None:
+            new_A, retrieved = None, 0
+        else:
+            new_A = decay * A + rate * g.unsqueeze(2) * g.unsqueeze(1)
+            retrieved = (new_A @ g.unsqueeze(2)).squeeze(2)
+        new_c = layer_norm(f * c + i * (g_hat + retrieved).relu(), cell.shape[1:], cell_gain, cell_bias)
+        new_h = o * new_c.relu()
+        if valid is not None:
+            passes = valid[:, t, None]
+            new_h, new_c = torch.where(passes, new_h, h), torch.where(passes, new_c, c)
+            new_A = None if A is None else torch.where(passes.unsqueeze(-1), new_A, A)
+        h, c, A = new_h, new_c, new_A
+        outputs.append(h)
+    return torch.stack(outputs, 1), h, c, A

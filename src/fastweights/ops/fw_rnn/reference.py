@@ -1,0 +1,42 @@
+"""The definition: the equations of the fast weight RNN, one step at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+
+def reference(
+    inputs: Tensor,
+    weight: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    hidden: Tensor,
+    memory: Tensor,
+    valid: Tensor | None,
+    resets: Tensor | None,
+    decay: float,
+    rate: float,
+    inner_steps: int,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The equations step by step: slow, for tests and second derivatives."""
+    h, A = hidden, memory
+    outputs = []
+    for t in range(inputs.shape[1]):
+        if resets is not None:
+            keep = ~resets[:, t, None]
+            h, A = h * keep, A * keep.unsqueeze(-1)
+        new_A = decay * A + rate * h.unsqueeze(2) * h.unsqueeze(1)
+        boundary = h @ weight.T + inputs[:, t]
+        new_h = boundary.relu()
+        for _ in range(inner_steps):
+            read = (new_A @ new_h.unsqueeze(2)).squeeze(2)
+            new_h = layer_norm(boundary + read, h.shape[1:], gain, bias).relu()
+        if valid is not None:
+            passes = valid[:, t, None]
+            new_h, new_A = torch.where(passes, new_h, h), torch.where(passes.unsqueeze(-1), new_A, A)
+        h, A = new_h, new_A
+        outputs.append(h)
+    return torch.stack(outputs, 1), h, A
