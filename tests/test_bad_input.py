@@ -175,6 +175,8 @@ def test_names_that_do_not_exist(train_refused, recipe, arguments, expected):
         (["--training.learning_rate=.inf"], "training.learning_rate is inf"),
         (["--training.clip_norm=0"], "training.clip_norm is 0"),
         (["--training.seed=-1"], "training.seed is -1"),
+        (["--training.stop_at_accuracy=99"], "training.stop_at_accuracy is 99"),
+        (["--model.head_size=0"], "model.head_size is 0"),
         (["--seed=-1"], "training.seed is -1"),
         (["--seed", "-1"], "training.seed is -1"),
         (["--threads=0"], "--threads"),
@@ -194,6 +196,23 @@ def test_names_that_do_not_exist(train_refused, recipe, arguments, expected):
 )
 def test_values_that_make_no_sense(train_refused, arguments, expected):
     assert expected in train_refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--task.pairs=27"], "27 pairs need 27 different keys, and there are 26"),
+        (["--task.examples=0"], "examples is 0"),
+        (["--task.delay=9", "--task.segment_length=20"], "do not fit into a segment_length of 20"),
+        (["--model.core.inner_steps=0"], "inner_steps is 0"),
+        (["--data=stories"], "leave --data out"),
+        (["--tasks=1"], 'no option "tasks"'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_sequences_that_make_no_sense(refused, arguments, expected):
+    assert expected in refused("train", "art/fw-rnn", "--out=out", *arguments)
+    assert not os.path.exists("out")
 
 
 @pytest.mark.parametrize("rows", [0, -3])

@@ -227,3 +227,13 @@ def test_ctrl_c_before_training_ends_with_130(monkeypatch):
 
     monkeypatch.setattr(recipes, "names", interrupt)
     assert cli.main(["recipes", "--json"]) == 130
+
+
+def test_sequences_are_trained_on_and_asked(json_of, tmp_path):
+    out = tmp_path / "run"
+    sizes = ("--task.examples=9", "--task.validation_examples=5", "--task.test_examples=7", "--training.rows=4")
+    json_of("train", "mqar/fw-lstm", "--task.pairs=3", *sizes, "--training.steps=3", "--out", out)
+    found = json_of("evaluate", out, "--split", "test")
+    assert (found["sequences"], found["questions"], found["tokens"]) == (7, 21, 7 * 11)
+    assert {group: row["questions"] for group, row in found["tasks"].items()} == {"1": 7, "2": 7, "3": 7}
+    assert json_of("evaluate", out, "--split", "test", "--rows", "2")["answer_accuracy"] == found["answer_accuracy"]

@@ -21,11 +21,13 @@ QUICK = [
     "--training.steps=2",
     "--training.rows=2",
     "--training.evaluation_rows=2",
-    "--task.segment_length=20",
-    "--task.validation_stories=1",
     "--model.embedding_size=8",
     "--model.core.hidden_size=8",
 ]
+QUICK_TASK = {
+    "catbabi": ["--task.segment_length=20", "--task.validation_stories=1"],
+    "retrieval": ["--task.examples=5", "--task.validation_examples=3", "--task.test_examples=3"],
+}
 STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
 NOT_RUN = {"bench"}  # takes long; that it parses is checked
 
@@ -65,7 +67,7 @@ def check_command(arguments: list[str]) -> None:
     if arguments[0] == "train" and namespace.recipe and not namespace.recipe.endswith((".yaml", ".yml")):
         recipe = recipes.load(namespace.recipe, rest)
         recipes.size(recipe)
-        tasks.build({**recipe.task, "tasks": namespace.tasks or recipe.task.get("tasks", "all")})
+        tasks.build(recipe.task | ({"tasks": namespace.tasks} if namespace.tasks else {}))
     if arguments[0] == "recipes" and namespace.name:
         recipes.load(namespace.name)
 
@@ -108,7 +110,8 @@ def run_command(arguments: list[str]) -> None:
     if arguments[0] == "train" and "--resume" not in arguments:
         namespace, _ = cli._parser().parse_known_args(arguments)
         shutil.rmtree(namespace.out or f"runs/{namespace.recipe}", ignore_errors=True)
-        arguments = [*arguments, *QUICK]
+        task = recipes.load(namespace.recipe).task["type"]
+        arguments = [*arguments, *QUICK, *QUICK_TASK[task]]
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
 
 

@@ -77,8 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--rows",
         type=int,
-        default=1,
-        help="streams read side by side: 1 for a final figure (default), 128 for speed",
+        help="rows read side by side: 1 for a final figure of streams (their default), 128 for speed",
     )
     evaluate.add_argument("--device", default="cpu", help="cpu (default), or cuda for a graphics card")
     evaluate.add_argument(
@@ -307,13 +306,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         recipe.task["tasks"] = args.tasks
     task = tasks.build(recipe.task)
     data = None if args.generated else args.data or _data_of(args.path, metadata)
-    stories = task.evaluation_stories(data, args.split)
-    batches = task.evaluation_batches(data, args.split, args.rows)
+    counts = task.evaluation_counts(data, args.split)
+    rows = args.rows
+    if rows is None:
+        rows = 1 if task.carries_state else recipe.training.evaluation_rows
+    batches = task.evaluation_batches(data, args.split, rows)
     console = _console(args.json)
-    with join(args.device) as group, evaluation_progress(console, stories) as on_batch:
+    with join(args.device) as group, evaluation_progress(console, counts["tokens"]) as on_batch:
         state = None if args.from_zero else map_state(lambda tensor: tensor.to(group.device), state)
-        metrics = evaluate(model.to(group.device), batches, args.rows, state, on_batch)
-    metrics = {"split": args.split, "stories": len(stories), "step": metadata["step"], **metrics}
+        metrics = evaluate(model.to(group.device), batches, rows, state, on_batch, task.carries_state)
+    metrics = {"split": args.split, "step": metadata["step"], **counts, **metrics}
     if args.json:
         _print_json(metrics)
     else:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastweights import models
-from fastweights.cores import FastWeightMemory, LSTMStack
+from fastweights.cores import FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, LSTMStack
 from fastweights.cores.contract import tensors_of
 from fastweights.models import TokenModel
 from tolerances import assert_near
@@ -32,6 +32,31 @@ def test_as_many_weights_as_in_the_paper(vocabulary_size, core, weights):
     with torch.device("meta"):
         model = TokenModel(vocabulary_size, core())
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
+
+
+@pytest.mark.parametrize(
+    ("core", "weights"),
+    [
+        (FastWeightLSTM, [19_497, 43_437, 99_337]),
+        (LayerNormLSTM, [19_497, 43_437, 99_337]),
+        (FastWeightRNN, [12_017, 20_237, 37_937]),
+    ],
+)
+def test_as_many_weights_as_on_associative_retrieval(core, weights):
+    """Embedding 100, H 20, 50 and 100, a ReLU layer of 100 (Keller et al. 2018)."""
+    with torch.device("meta"):
+        models = [TokenModel(37, core(100, size), head_size=100) for size in (20, 50, 100)]
+    assert [sum(parameter.numel() for parameter in model.parameters()) for model in models] == weights
+
+
+def test_a_head_is_a_layer_with_relu(tokens):
+    model = TokenModel(V, FastWeightRNN(5, 6), head_size=7)
+    y, _ = model.core(model.embedding(tokens))
+    expected = model.softmax(model.head[0](y).relu())
+    assert_near(model(tokens)[0], expected)
+    reads = torch.zeros(3, 12, dtype=torch.bool)
+    reads[:, -1] = True
+    assert_near(model(tokens, reads=reads)[0], expected[:, -1])
 
 
 def test_projecting_the_vocabulary_gives_the_same(model, tokens, monkeypatch):

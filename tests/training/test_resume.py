@@ -35,6 +35,20 @@ TINY = (
     "--training.evaluate_every=7",
 )
 KINDS = {
+    "fw-lstm, sequences": (
+        "art/fw-lstm",
+        "--model.embedding_size=8",
+        "--model.core.hidden_size=8",
+        "--model.head_size=8",
+        "--task.pairs=2",
+        "--task.examples=11",
+        "--task.validation_examples=5",
+        "--training.rows=3",
+        "--training.evaluation_rows=2",
+        f"--training.steps={STEPS}",
+        "--training.report_every=3",
+        "--training.evaluate_every=7",
+    ),
     "fwm, generated stories": ("catbabi-qa/fwm", *TINY, "--model.core.memory_size=4", "--tasks=1,2"),
     "lstm with dropout": ("catbabi-qa/lstm", *TINY, "--tasks=1,6"),
     "fwm, files": ("catbabi-lm/fwm", *TINY, "--model.core.memory_size=4", "--tasks=1,6", "--data=stories"),

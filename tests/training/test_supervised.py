@@ -46,6 +46,28 @@ def begin(tmp_path):
         run.unlock()
 
 
+def test_training_ends_where_it_is_good_enough(begin):
+    trainer = begin("--training.stop_at_accuracy=1e-9", "--training.report_every=1", "--training.steps=50")
+    validate, accuracies = trainer._validate, iter([0.0, 0.0, 0.5, 0.9])
+    trainer._validate = lambda: validate() | {"answer_accuracy": next(accuracies)}
+    assert trainer.train()["answer_accuracy"] == 0.5
+    assert trainer.step == 6
+    again = Trainer(trainer.recipe, trainer.run)
+    again.resume()
+    assert again.train() == {} and again.step == 6  # it stays good enough
+
+
+def test_a_checkpoint_from_before_a_recipe_had_a_value_goes_on(begin, monkeypatch):
+    trainer = begin()
+    metadata = trainer._metadata()
+    del metadata["recipe"]["training"]["stop_at_accuracy"]
+    monkeypatch.setattr(trainer, "_metadata", lambda: metadata | {"step": trainer.step})
+    trainer.train()
+    again = Trainer(trainer.recipe, trainer.run)
+    again.resume()
+    assert again.step == trainer.step
+
+
 def rates(**options):
     options = TrainingOptions(**{"steps": 10, "learning_rate": 1.0, **options})
     return [learning_rate(options, step) for step in range(options.steps)]

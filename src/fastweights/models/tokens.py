@@ -25,15 +25,29 @@ class TokenModel(nn.Module):
         core: any core; its input_size is the size of the embedding.
         token_dropout: probability with which an input token's whole embedding is zero.
         embedding_dropout: probability with which an element of an embedding is zero.
+        head_size: size of a ReLU layer between core and softmax, both with biases (Ba et al. 2016), or None for none.
     """
 
-    def __init__(self, vocabulary_size: int, core: Core, *, token_dropout: float = 0.0, embedding_dropout: float = 0.0):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        core: Core,
+        *,
+        token_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        head_size: int | None = None,
+    ):
         super().__init__()
         self.token_dropout, self.embedding_dropout = token_dropout, embedding_dropout
         self.embedding = nn.Embedding(vocabulary_size, core.input_size)  # N(0, 1)
         self.core = core
-        self.softmax = nn.Linear(core.output_size, vocabulary_size, bias=False)
-        nn.init.xavier_normal_(self.softmax.weight)
+        if head_size is None:
+            self.head = nn.Identity()
+            self.softmax = nn.Linear(core.output_size, vocabulary_size, bias=False)
+            nn.init.xavier_normal_(self.softmax.weight)
+        else:
+            self.head = nn.Sequential(nn.Linear(core.output_size, head_size), nn.ReLU())
+            self.softmax = nn.Linear(head_size, vocabulary_size)
 
     def forward(
         self,
@@ -62,7 +76,7 @@ class TokenModel(nn.Module):
             y, state = self.core(self._embed(tokens), state, **masks)
         else:
             y, state = self.core(table, state, tokens=tokens, **masks)
-        return self.softmax(y if reads is None else positions(y, reads)), state
+        return self.softmax(self.head(y if reads is None else positions(y, reads))), state
 
     def _vocabulary_projection(self, tokens: Tensor) -> Tensor | None:
         """The core's input projection of the whole vocabulary, where that is less work than of every token."""

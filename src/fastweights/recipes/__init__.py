@@ -26,6 +26,8 @@ class ModelOptions:
     """Probability with which a whole token is dropped from the input."""
     embedding_dropout: float = 0.0
     """Probability with which an element of an embedding is dropped."""
+    head_size: int | None = None
+    """Size of a ReLU layer between core and softmax, which then have biases; null for none."""
 
 
 @dataclass
@@ -48,6 +50,8 @@ class TrainingOptions:
     """Steps between two records of the training loss."""
     evaluate_every: int = 250
     """Steps between two validations; also between two saves of the last checkpoint."""
+    stop_at_accuracy: float | None = None
+    """Validation accuracy at the answers, as a fraction, at which training ends early; null to make all steps."""
     evaluation_rows: int = 128
     """Rows that are read side by side in a validation."""
     seed: int = 0
@@ -183,7 +187,10 @@ def check(recipe: Recipe, data: str | None) -> None:
         raise UserError(f"training.learning_rate is {options.learning_rate}; it must be positive.")
     if options.clip_norm is not None and not options.clip_norm > 0:
         raise UserError(f"training.clip_norm is {options.clip_norm}; it must be positive, or null for no clipping.")
-    sizes = {"embedding_size": recipe.model.embedding_size}
+    goal = options.stop_at_accuracy
+    if goal is not None and not 0 < goal <= 1:
+        raise UserError(f"training.stop_at_accuracy is {goal}; it must be a fraction above 0, or null to go on.")
+    sizes = {"embedding_size": recipe.model.embedding_size, "head_size": recipe.model.head_size}
     sizes |= {f"core.{key}": value for key, value in recipe.model.core.items() if key.endswith("_size")}
     for key, value in sizes.items():
         if isinstance(value, int) and value < 1:

@@ -7,11 +7,13 @@ from typing import Any
 from fastweights import specs
 from fastweights.tasks.catbabi import CatBabi
 from fastweights.tasks.contract import Batch, Batches, Task
+from fastweights.tasks.retrieval import Retrieval
 
-__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "Task", "build"]
+__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "Retrieval", "Task", "build"]
 
 TASKS: dict[str, type[Task]] = {
     "catbabi": CatBabi,
+    "retrieval": Retrieval,
 }
 
 

@@ -35,6 +35,8 @@ class CatBabi:
             as in bAbI if not given (`data.generate.setting.Setting` says what each means).
     """
 
+    carries_state = True
+
     def __init__(
         self,
         *,
@@ -113,6 +115,10 @@ class CatBabi:
         from fastweights.data.generate import questions_a_story
 
         return {task: 1 / questions_a_story(task, self.setting) for task in self.tasks()}
+
+    def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
+        stories = self.evaluation_stories(data, split)
+        return {"stories": len(stories), "tokens": sum(len(babi.words(story)) + 1 for story in stories)}
 
     def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
         return list(parts_of(stories, held_out, self.held_out)) if self.held_out else stories

@@ -43,6 +43,8 @@ class Task(Protocol):
 
     vocabulary_size: int
     segment_length: int
+    carries_state: bool
+    """Whether a row goes on from batch to batch; if not, each batch starts from the initial state."""
 
     def group_names(self) -> dict[int, str]:
         """Names of the groups that metrics are told apart by."""
@@ -55,6 +57,9 @@ class Task(Protocol):
 
     def evaluation_batches(self, data: str | None, split: str, rows: int) -> Batches:
         """The batches of a split, the same each time."""
+
+    def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
+        """How many stories, or whatever else it is made of, and "tokens" a split has."""
 
     def vocabulary(self) -> tuple[str, ...]:
         """The words by their number."""

@@ -77,11 +77,8 @@ def _smooth(old: float, new: float) -> float:
 
 
 @contextmanager
-def evaluation_progress(console: Console, stories: list) -> Iterator[Callable[[Batch], None]]:
+def evaluation_progress(console: Console, tokens: int) -> Iterator[Callable[[Batch], None]]:
     """A progress bar over the tokens of an evaluation."""
-    from fastweights.data.babi import words
-
-    total = sum(len(words(story)) + 1 for story in stories)
     with Progress(
         TextColumn("reading"),
         BarColumn(),
@@ -91,7 +88,7 @@ def evaluation_progress(console: Console, stories: list) -> Iterator[Callable[[B
         transient=True,
         disable=not console.is_terminal,
     ) as bar:
-        job = bar.add_task("", total=total)
+        job = bar.add_task("", total=tokens)
         yield lambda batch: bar.advance(job, int(batch.valid.sum()))
 
 

@@ -84,6 +84,7 @@ def evaluate(
     rows: int,
     state: Any = None,
     on_batch: Callable[[Batch], None] = lambda batch: None,
+    carries_state: bool = True,
 ) -> dict[str, Any]:
     """Run a model over evaluation batches and return its metrics.
 
@@ -93,6 +94,7 @@ def evaluate(
         rows: the number of rows of these batches.
         state: the state to start from, of which row 0 is copied to all rows; None starts from zero.
         on_batch: called after each batch, for a progress bar.
+        carries_state: whether rows go on from batch to batch (`Task.carries_state`), rather than start afresh in each.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -102,7 +104,8 @@ def evaluate(
         state = map_state(lambda x: x[:1].expand(rows, *x.shape[1:]).clone(), state)
     for batch in batches:
         batch = Batch(*(x.to(device) for x in batch))
-        logits, state = model(batch.inputs, state, reads=batch.reads, valid=batch.valid)
+        logits, new_state = model(batch.inputs, state, reads=batch.reads, valid=batch.valid)
+        state = new_state if carries_state else state
         meter.update(logits, batch)
         on_batch(batch)
     model.train(was_training)

@@ -112,10 +112,11 @@ class Trainer:
         self.state: Any = self.model.core.initial_state(rows // self.group.size)
         self.step = 0
         self.best_loss = math.inf
+        self.is_good_enough = False
         self.meter = Meter()
 
     def train(self) -> dict[str, Any]:
-        """Train to the recipe's last step and return the last validation's metrics.
+        """Train to the recipe's last step, or until it is good enough, and return the last validation's metrics.
 
         Raises:
             Interrupted: on Ctrl-C or a polite kill, after saving.
@@ -125,7 +126,7 @@ class Trainer:
         self.model.train()
         with _stop_politely() as stop:
             since = time.perf_counter()
-            while self.step < self.options.steps:
+            while self.step < self.options.steps and not self.is_good_enough:
                 progress = self._update(next(self.batches))
                 self.step += 1
                 self.observer.step(progress)
@@ -133,6 +134,7 @@ class Trainer:
                     since = self._report(since)
                 if self.step % self.options.evaluate_every == 0 or self.step == self.options.steps:
                     metrics = self._validate()
+                    self.is_good_enough = self._is_good_enough(metrics)
                     self.save()
                     since = time.perf_counter()
                 if self.group.largest(stop.asked):  # all stop after the same step
@@ -167,7 +169,8 @@ class Trainer:
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             raise UserError(self._explain_non_finite(batch))
         self.optimizer.step()
-        self.state = map_state(lambda tensor: tensor.detach(), state)
+        if self.task.carries_state:
+            self.state = map_state(lambda tensor: tensor.detach(), state)
         answers = batch.answers[batch.reads]
         right = logits.detach().argmax(-1) == targets
         self.meter.add(losses.detach().double(), right, answers, batch)
@@ -186,10 +189,15 @@ class Trainer:
         self.group.wait()
         return metrics
 
+    def _is_good_enough(self, metrics: dict[str, Any]) -> bool:
+        """Whether the validation, known to the first process, reached the accuracy at which training ends."""
+        goal = self.options.stop_at_accuracy
+        return goal is not None and bool(self.group.largest(metrics.get("answer_accuracy", 0.0) >= goal))
+
     def _validate_here(self) -> dict[str, Any]:
         rows = self.options.evaluation_rows
         batches = self.task.evaluation_batches(self.data, "valid", rows)
-        metrics = evaluate(self.model, batches, rows, self.state)
+        metrics = evaluate(self.model, batches, rows, self.state, carries_state=self.task.carries_state)
         if not math.isfinite(metrics["loss"]):
             raise UserError(
                 f"The validation loss is not finite after step {self.step}. The last good checkpoint is untouched: "
@@ -234,6 +242,7 @@ class Trainer:
         }
         metadata = self._metadata() | {
             "cursor": self.batches.state_dict(),
+            "is_good_enough": self.is_good_enough,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "meter": vars(self.meter),
         }
@@ -248,7 +257,9 @@ class Trainer:
         flat, metadata = checkpoint.load(self.run.last)
         if "cursor" not in metadata:
             raise UserError(f"{self.run.last} is a checkpoint that a run cannot go on from; train anew with --out.")
-        if metadata["recipe"] != self.recipe.to_dict():
+        if (
+            recipes.load(None, metadata["recipe"]) != self.recipe
+        ):  # read anew: a recipe may have learnt new values since
             raise UserError(
                 f"{self.run.last} was saved by another recipe than {self.run.config}; train anew with --out."
             )
@@ -264,6 +275,7 @@ class Trainer:
             torch.set_rng_state(random[self.group.rank].clone())  # torch misreads a part of a tensor
         self.batches.load_state_dict(metadata["cursor"])
         self.step = metadata["step"]
+        self.is_good_enough = metadata.get("is_good_enough", False)
         self.best_loss = math.inf if metadata["best_loss"] is None else metadata["best_loss"]
         if not self.group.is_first:
             return
