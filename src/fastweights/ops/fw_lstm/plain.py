@@ -39,6 +39,8 @@ def _forward(
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
     C = min(chunk, T)
+    if valid is not None and bool(valid.all()):
+        valid = None
     transposed = weight.T.contiguous()
     before, gates = hidden.new_empty(T, B, 4 * H), hidden.new_empty(T, B, 3 * H)  # of the gates only i, f and o
     hiddens, cells, sums, candidates = (hidden.new_empty(T, B, H) for _ in range(4))
@@ -131,6 +133,8 @@ def _backward(
     gates_moments, cell_moments, memories = kept[:2], kept[2:4], [memory, *kept[4:]]
     T, B, H = hiddens.shape
     C = min(chunk, T)
+    if valid is not None and bool(valid.all()):
+        valid = None
     d_before, d_gates, d_cells = before.new_empty(T, B, 4 * H), before.new_empty(T, B, 4 * H), torch.empty_like(cells)
     previous_cells = torch.cat([cell.unsqueeze(0), cells[:-1]])
     previous = torch.cat([hidden.unsqueeze(0), hiddens[:-1]])

@@ -35,6 +35,8 @@ def _forward(
     """h_1 … h_T `[T, B, H]`, h_T, A_T, and what the gradient needs."""
     B, T, H = inputs.shape
     S, C = inner_steps, min(chunk, T)
+    if valid is not None and bool(valid.all()):
+        valid = None
     transposed = weight.T.contiguous()
     hiddens, sums = hidden.new_empty(T, B, H), hidden.new_empty(T, S, B, H)
     keys, queries = hidden.new_empty(B, T, H), hidden.new_empty(B, T, S, H)
@@ -100,6 +102,8 @@ def _backward(
     memories = [memory, *memories]
     T, S = sums.shape[:2]
     C = min(chunk, T)
+    if valid is not None and bool(valid.all()):
+        valid = None
     d_inputs, d_normalized = torch.empty_like(hiddens), torch.empty_like(sums)
     d_h = torch.zeros_like(hidden) if hidden_gradient is None else hidden_gradient.clone()
     d_memory = memory_gradient
