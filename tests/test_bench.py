@@ -29,7 +29,9 @@ def test_command_line(capsys):
     out, err = capsys.readouterr()
     assert "training step, qa" in err
     result = json.loads(out)
-    assert set(result) == {"machine", "auto_backend", "step", "memory_op", "lstm_op", "floor", "stream"}
+    assert set(result) == {
+        "machine", "auto_backend", "step", "memory_op", "lstm_op", "fw_lstm_step", "fw_rnn_step", "floor", "stream"
+    }  # fmt: skip
     assert result["machine"]["rows"] == 2 and result["machine"]["torch"] == torch.__version__
     for part in ("step", "memory_op"):
         assert set(result[part]) == {"qa", "lm"}
@@ -37,11 +39,11 @@ def test_command_line(capsys):
             assert set(found) >= COMPARED and all(found[key] > 0 for key in COMPARED)
             assert found["ratio"] == pytest.approx(found["reference_s"] / found["auto_s"])
             assert found["plain_ratio"] == pytest.approx(found["reference_s"] / found["plain_s"])
-    assert set(result["lstm_op"]) == COMPARED
+    assert all(set(result[part]) == COMPARED for part in ("lstm_op", "fw_lstm_step", "fw_rnn_step"))
     for mode, floor in result["floor"].items():
         assert floor["floor_s"] == pytest.approx(floor["operations"] / floor["gflops"] / 1e9)
         assert floor["times_floor"] == pytest.approx(result["step"][mode]["auto_s"] / floor["floor_s"])
-    assert set(result["auto_backend"]) == {"fwm", "lstm"}
+    assert set(result["auto_backend"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn"}
     assert all(found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values())
     keys = ("tokens_per_s", "token_by_token_per_s")
     assert set(result["stream"]) == {*keys, *(f"reference_{key}" for key in keys)}

@@ -15,6 +15,8 @@ from fastweights.errors import UserError
 from fastweights.ops import cpu
 
 STREAM_LENGTH = 3000
+RETRIEVAL_ROWS = 128
+RETRIEVAL = {"fw_lstm_step": "FW-LSTM, retrieval", "fw_rnn_step": "FW-RNN, retrieval"}
 PARTS = {"step": "training step", "memory_op": "memory alone", "lstm_op": "LSTM alone"}
 
 
@@ -68,6 +70,10 @@ def run(rows: int, length: int, repeats: int, console: Console) -> dict[str, Any
             "times_floor": result["step"][mode]["auto_s"] / floor,
         }
     result["lstm_op"] = result["lstm_op"]["lm"]
+    with team_of(backends, threads) as team:
+        for part, label in RETRIEVAL.items():
+            console.print(f"training step, {label} …")
+            result[part] = _compare(medians(team, part, Work(rows=RETRIEVAL_ROWS), repeats, warm_up=True))
     with team_of(backends, 1) as team:
         console.print("streaming …")
         work = Work("lm", 1, STREAM_LENGTH)
@@ -99,7 +105,9 @@ def table(result: dict[str, Any]) -> RenderableType:
     for heading in ("reference", *measured, *headings):
         times.add_column(heading, justify="right", no_wrap=True)
     lines = [(f"{PARTS[part]}, {mode}", result[part][mode], mode) for mode in MODES for part in ("step", "memory_op")]
-    for label, found, mode in [*lines, (PARTS["lstm_op"], result["lstm_op"], None)]:
+    lines += [(PARTS["lstm_op"], result["lstm_op"], None)]
+    lines += [(label, result[part], None) for part, label in RETRIEVAL.items()]
+    for label, found, mode in lines:
         memory = found.get("memory_gb")
         floor = result["floor"][mode]["times_floor"] if label.startswith(PARTS["step"]) else None
         times.add_row(
@@ -122,7 +130,8 @@ def table(result: dict[str, Any]) -> RenderableType:
     words = (
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; "
         f"{machine['rows']} rows of {machine['length']} tokens, medians of {machine['repeats']}; "
-        f"auto is {chosen['fwm']} for the memory and {chosen['lstm']} for the LSTM{kernels}. "
+        f"auto is {chosen['fwm']} for the memory and {chosen['lstm']} for the LSTM{kernels}; "
+        f"retrieval: {RETRIEVAL_ROWS} sequences of 19 tokens, eight pairs, H 50. "
         "The reference is torch.nn.LSTM and a step-by-step memory; the floor is the time of the step's products alone, "
         f"at the rate of large matrix products here and now, {floor['gflops']:,.0f} GFLOP/s."
     )

@@ -1,4 +1,4 @@
-"""What can be timed, on the paper's catbAbI model; and how many operations a training step takes at least."""
+"""What can be timed, on the papers' models; and how many operations a training step on catbAbI takes at least."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastweights.cores import LSTM, Core, FastWeightMemory, map_state
+from fastweights.cores import LSTM, Core, FastWeightLSTM, FastWeightMemory, FastWeightRNN, map_state
 from fastweights.cores.lstm import LSTMState
 from fastweights.models import TokenModel
-from fastweights.ops import fwm, lstm
+from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
+from fastweights.tasks import Retrieval
 
 VOCABULARY, HIDDEN, READS = 180, 256, 3  # the paper's catbAbI models
 QUESTIONS = 0.04  # the part of catbAbI's tokens that ask
@@ -107,6 +108,28 @@ def step(work: Work, backend: str) -> Callable[[], None]:
     return run
 
 
+def retrieval_step(core: type[Core]) -> Callable[[Work, str], Callable[[], None]]:
+    """A training step on associative retrieval (Keller et al. 2018: H 50, eight pairs), whatever the work's length."""
+
+    def prepare(work: Work, backend: str) -> Callable[[], None]:
+        task = Retrieval(pairs=8, examples=work.rows)
+        batch = next(task.training_batches(None, work.rows, 0))
+        trained = TokenModel(task.vocabulary_size, core(100, 50, backend=backend), head_size=100)
+        optimizer = torch.optim.Adam(trained.parameters(), lr=1e-3, fused=True)
+        wanted = batch.targets[batch.reads]
+
+        def run() -> None:
+            logits, _ = trained(batch.inputs, reads=batch.reads, valid=batch.valid)
+            loss = cross_entropy(logits, wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return run
+
+    return prepare
+
+
 def memory_op(work: Work, backend: str) -> Callable[[], None]:
     """The memory alone, forward and backward."""
     d = work.memory_size
@@ -177,6 +200,8 @@ def matrix_product(work: Work, backend: str) -> Callable[[], None]:
 
 MEASUREMENTS = {
     "step": step,
+    "fw_lstm_step": retrieval_step(FastWeightLSTM),
+    "fw_rnn_step": retrieval_step(FastWeightRNN),
     "memory_op": memory_op,
     "lstm_op": lstm_op,
     "stream": stream,
@@ -205,4 +230,5 @@ def backends() -> dict[str, str]:
     """The backend that "auto" takes for each op at the paper's sizes."""
     from fastweights.ops.backends import choose
 
-    return {"fwm": choose("fwm", fwm.BACKENDS), "lstm": choose("lstm", lstm.BACKENDS)}
+    ops = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn}
+    return {name: choose(name, op.BACKENDS) for name, op in ops.items()}

@@ -31,7 +31,8 @@ class LayerNormLSTM(Core):
     (torch.Size([2, 5, 16]), torch.Size([2, 16]))
 
     The paper does not print its equations; candidate and output are activated by ReLU, as in FW-LSTM, so that the two
-    differ in the fast weights alone. There are two biases, as in torch's cells: the paper's counts have them.
+    differ in the fast weights alone. There are two biases, as in torch's cells: the paper's counts have them. Weights
+    and biases begin in U(±1/√H), the layer norms as the identity.
 
     Args:
         input_size: size of x.

@@ -29,7 +29,7 @@ class FastWeightRNN(Core):
     (torch.Size([2, 5, 16]), torch.Size([2, 16, 16]))
 
     As in the paper, A(t) holds the hidden states before step t (public re-implementations also write the preliminary
-    one of step t itself). W begins as 0.05·I.
+    one of step t itself). W begins as 0.05·I, the other weights and the biases in U(±1/√H).
 
     Args:
         input_size: size of x.

@@ -24,7 +24,8 @@ class Retrieval:
         mart    ckjf9831??c     → 9        all keys, then all values in the same order (Keller et al. 2018)
         mqar    c9k8j3f1??jcfk  → 3 9 1 8  as art, many keys asked one after another (Arora et al. 2024)
 
-    The keys of a sequence are all different, values may repeat; each sequence starts from an empty state.
+    The keys of a sequence are all different, values may repeat; each sequence starts from an empty state. The published
+    texts do not show a sequence of mART: its form is the likeliest reading.
 
     Args:
         mode: "art", "mart" or "mqar".
