@@ -44,7 +44,7 @@ def _forward(
     transposed = weight.T.contiguous()
     before, gates = hidden.new_empty(T, B, 4 * H), hidden.new_empty(T, B, 3 * H)  # of the gates only i, f and o
     hiddens, cells, sums, candidates = (hidden.new_empty(T, B, H) for _ in range(4))
-    keys, scores = hidden.new_empty(B, T, H), hidden.new_zeros(B, T, 1, C)
+    keys = hidden.new_empty(B, T, H)
     moments: list[tuple[Tensor, ...]] = []
     memories = []  # after each chunk
     in_time = (gate_inputs.transpose(0, 1), before, gates, hiddens, cells, sums, candidates, keys.transpose(0, 1))
@@ -53,7 +53,7 @@ def _forward(
     for begin, end, weights in chunks(hidden, T, C, decay, rate, valid, resets):
         if memory is not None:
             here = keys[:, begin:end]
-            reads = Reads(here, here.unsqueeze(2), memory, weights, scores[:, begin:end, :, : end - begin])
+            reads = Reads(here, here.unsqueeze(2), memory, weights)
         for t in range(begin, end):
             x, all_before, gate, new_h, new_c, total, candidate, key = by_step[t]
             if resets is not None:
@@ -83,7 +83,7 @@ def _forward(
             memory = reads.last_memory()
             memories.append(memory)
     last_memory = memories.pop() if memories else hidden.new_empty(0)
-    kept = [before, gates, cells, sums, candidates, keys, scores]
+    kept = [before, gates, cells, sums, candidates, keys]
     kept += [torch.stack(of_all_steps) for of_all_steps in zip(*moments, strict=True)]
     return hiddens, h.clone(), c.clone(), last_memory, kept + memories
 
@@ -99,7 +99,7 @@ def _(gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden,
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
     C = min(chunk, T)
-    kept = [(T, B, 4 * H), (T, B, 3 * H), *[(T, B, H)] * 3, (B, T, H), (B, T, 1, C), *[(T, B, 1)] * 4]
+    kept = [(T, B, 4 * H), (T, B, 3 * H), *[(T, B, H)] * 3, (B, T, H), *[(T, B, 1)] * 4]
     kept += [] if memory is None else [(B, H, H)] * (-(-T // C) - 1)
     shapes = [(T, B, H), (B, H), (B, H), (0,) if memory is None else (B, H, H)]
     return *(hidden.new_empty(shape) for shape in shapes), [hidden.new_empty(shape) for shape in kept]
@@ -129,7 +129,7 @@ def _backward(
     kept: list[Tensor],
 ) -> list[Tensor]:
     """Gradients of the gates' inputs `[T, B, 4·H]`, W, the layer norms, h_0, c_0 and, where it is wanted, A_0."""
-    before, gates, cells, sums, candidates, keys, scores, *kept = kept
+    before, gates, cells, sums, candidates, keys, *kept = kept
     gates_moments, cell_moments, memories = kept[:2], kept[2:4], [memory, *kept[4:]]
     T, B, H = hiddens.shape
     C = min(chunk, T)
@@ -151,8 +151,7 @@ def _backward(
     for index, (begin, end, weights) in reversed(list(enumerate(chunks(hidden, T, C, decay, rate, valid, resets)))):
         if memory is not None:
             here = keys[:, begin:end]
-            count = scores[:, begin:end, :, : end - begin]
-            reads = ReadsBackward(here, here.unsqueeze(2), memories[index], weights, count, d_memory)
+            reads = ReadsBackward(here, here.unsqueeze(2), memories[index], weights, d_memory)
         for t in reversed(range(begin, end)):
             all_before, gate, c_relu, c_open, c_before, total, candidate, key, d_gate, d_new_c, d_here = by_step[t]
             i, f, o = gate.chunk(3, -1)

@@ -40,13 +40,12 @@ def _forward(
     transposed = weight.T.contiguous()
     hiddens, sums = hidden.new_empty(T, B, H), hidden.new_empty(T, S, B, H)
     keys, queries = hidden.new_empty(B, T, H), hidden.new_empty(B, T, S, H)
-    scores = hidden.new_zeros(B, T, S, C)
     moments: list[tuple[Tensor, ...]] = []  # of the layer norms, in the order of time
     memories = []  # after each chunk
     h = hidden
     for begin, end, weights in chunks(hidden, T, C, decay, rate, valid, resets):
         within = slice(begin, end)
-        reads = Reads(keys[:, within], queries[:, within], memory, weights, scores[:, within, :, : end - begin])
+        reads = Reads(keys[:, within], queries[:, within], memory, weights)
         for t in range(begin, end):
             if resets is not None:
                 h = h * ~resets[:, t, None]
@@ -65,14 +64,14 @@ def _forward(
         memories.append(memory)
     last_memory = memories.pop()
     mean, deviation = (torch.stack(part).view(T, S, B, 1) for part in zip(*moments, strict=True))
-    return hiddens, h.clone(), last_memory, [sums, mean, deviation, keys, queries, scores, *memories]
+    return hiddens, h.clone(), last_memory, [sums, mean, deviation, keys, queries, *memories]
 
 
 @_forward.register_fake
 def _(inputs, weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, chunk):
     B, T, H = inputs.shape
     S, C = inner_steps, min(chunk, T)
-    kept = [(T, S, B, H), *[(T, S, B, 1)] * 2, (B, T, H), (B, T, S, H), (B, T, S, C)]
+    kept = [(T, S, B, H), *[(T, S, B, 1)] * 2, (B, T, H), (B, T, S, H)]
     kept += [(B, H, H)] * (-(-T // C) - 1)
     last = (hidden.new_empty(B, H), hidden.new_empty(B, H, H))
     return hidden.new_empty(T, B, H), *last, [hidden.new_empty(shape) for shape in kept]
@@ -98,7 +97,7 @@ def _backward(
     kept: list[Tensor],
 ) -> list[Tensor]:
     """Gradients of the inputs `[T, B, H]`, W, the layer norm, h_0 and, where it is wanted, A_0."""
-    sums, mean, deviation, keys, queries, scores, *memories = kept
+    sums, mean, deviation, keys, queries, *memories = kept
     memories = [memory, *memories]
     T, S = sums.shape[:2]
     C = min(chunk, T)
@@ -109,14 +108,7 @@ def _backward(
     d_memory = memory_gradient
     for index, (begin, end, weights) in reversed(list(enumerate(chunks(hidden, T, C, decay, rate, valid, resets)))):
         within = slice(begin, end)
-        reads = ReadsBackward(
-            keys[:, within],
-            queries[:, within],
-            memories[index],
-            weights,
-            scores[:, within, :, : end - begin],
-            d_memory,
-        )
+        reads = ReadsBackward(keys[:, within], queries[:, within], memories[index], weights, d_memory)
         for t in reversed(range(begin, end)):
             if hiddens_gradient is not None:
                 d_h = d_h + hiddens_gradient[t]

@@ -26,25 +26,24 @@ class Reads:
         queries: `[B, C, N, H]`, the same for the queries.
         memory: A before the first step `[B, H, H]`.
         weights: what counts how much.
-        scores: `[B, C, N, C]`, zeros; writes_tτ (k_τ·q_t) is left there for the gradient.
     """
 
-    def __init__(self, keys: Tensor, queries: Tensor, memory: Tensor, weights: Weights, scores: Tensor):
-        self.keys, self.queries, self.memory, self.weights, self.scores = keys, queries, memory, weights, scores
+    def __init__(self, keys: Tensor, queries: Tensor, memory: Tensor, weights: Weights):
+        self.keys, self.queries, self.memory, self.weights = keys, queries, memory, weights
         self.starts_empty = not any(memory.aminmax())  # as most sequences do: half of the work saved
 
     def read(self, t: int, n: int) -> Tensor:
         """What A_t gives `[B, H]` for the n-th query of step t."""
-        return self._read(t, self.queries[:, t, n], self.scores[:, t, n, : t + 1], self.memory)
+        return self._read(t, self.queries[:, t, n], self.memory)[0]
 
-    def _read(self, t: int, query: Tensor, scores: Tensor, memory: Tensor) -> Tensor:
+    def _read(self, t: int, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read, and how much each key counts in it `[B, t + 1]`."""
         keys, query = self.keys[:, : t + 1], query.unsqueeze(1)  # a row times a matrix: the fast way round for bmm
-        weighted = torch.bmm(query, keys.mT).mul_(self.weights.writes[:, None, t, : t + 1])
-        scores.copy_(weighted.squeeze(1))
-        found = torch.bmm(weighted, keys).squeeze(1)
-        if self.starts_empty:
-            return found
-        return found.addcmul_(torch.bmm(query, memory.mT).squeeze(1), self.weights.start[:, t, None])
+        counts = torch.bmm(query, keys.mT).mul_(self.weights.writes[:, None, t, : t + 1])
+        found = torch.bmm(counts, keys).squeeze(1)
+        if not self.starts_empty:
+            found.addcmul_(torch.bmm(query, memory.mT).squeeze(1), self.weights.start[:, t, None])
+        return found, counts.squeeze(1)
 
     def last_memory(self) -> Tensor:
         """A after the last step."""
@@ -59,7 +58,7 @@ class ReadsBackward(Reads):
     """The gradients of all that, from the last step to the first.
 
     Args:
-        keys, queries, memory, weights, scores: as the forward pass has left them.
+        keys, queries, memory, weights: as the forward pass has left them.
         d_memory: the gradient of `last_memory()`, or None.
     """
 
@@ -69,16 +68,16 @@ class ReadsBackward(Reads):
         queries: Tensor,
         memory: Tensor,
         weights: Weights,
-        scores: Tensor,
         d_memory: Tensor | None,
     ):
-        super().__init__(keys, queries, memory, weights, scores)
+        super().__init__(keys, queries, memory, weights)
         # beside each other, so that one product gives a key's gradient: queries and gradients of what they were given
-        (B, C, N, H), (*_, K) = queries.shape, scores.shape
+        B, C, N, H = queries.shape
         self.pairs = queries.new_zeros(B, C, N, 2, H)
         self.pairs[:, :, :, 0] = queries
-        self.factors = queries.new_zeros(B, K, C, N, 2)
-        self.factors[..., 1] = scores.permute(0, 3, 1, 2)
+        self.factors = queries.new_zeros(B, C, C, N, 2)  # [B, τ, t, …]
+        scores = torch.bmm(keys, queries.flatten(1, 2).mT).unflatten(2, (C, N))
+        torch.mul(scores, weights.writes.mT.unsqueeze(-1), out=self.factors[..., 1])
         self.d_last = d_memory
         self.d_keys = None  # from the last memory
         if d_memory is not None:
@@ -87,7 +86,8 @@ class ReadsBackward(Reads):
     def of_query(self, t: int, n: int, d_read: Tensor) -> Tensor:
         """The gradient of the n-th query of step t, from that of what it was given."""
         self.pairs[:, t, n, 1] = d_read
-        return self._read(t, d_read, self.factors[:, : t + 1, t, n, 0], self.memory.mT)
+        found, self.factors[:, : t + 1, t, n, 0] = self._read(t, d_read, self.memory.mT)
+        return found
 
     def of_key(self, t: int) -> Tensor:
         """The gradient of the key of step t, when those of all queries from t on are known."""
