@@ -42,7 +42,7 @@ def _forward(
     if valid is not None and bool(valid.all()):
         valid = None
     transposed = weight.T.contiguous()
-    before, gates = hidden.new_empty(T, B, 4 * H), hidden.new_empty(T, B, 3 * H)  # of the gates only i, f and o
+    before, gates = (hidden.new_empty(T, B, 4 * H) for _ in range(2))  # σ of all four: of ĝ it is not used
     hiddens, cells, sums, candidates = (hidden.new_empty(T, B, H) for _ in range(4))
     keys = hidden.new_empty(B, T, H)
     moments: list[tuple[Tensor, ...]] = []
@@ -61,9 +61,9 @@ def _forward(
                 h, c = h * keep, c * keep
             torch.addmm(x, h, transposed, out=all_before)
             normalized, *of_gates = normalize(all_before, gates_gain, gates_bias)
-            torch.sigmoid(normalized[:, : 3 * H], out=gate)
-            i, f, o = gate.chunk(3, -1)
-            g = normalized[:, 3 * H :]
+            torch.sigmoid(normalized, out=gate)
+            i, f, o, _ = gate.split(H, -1)
+            g = normalized.narrow(1, 3 * H, H)
             torch.clamp_min(g, 0, out=key)
             if memory is None:
                 candidate.copy_(key)
@@ -99,7 +99,7 @@ def _(gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden,
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
     C = min(chunk, T)
-    kept = [(T, B, 4 * H), (T, B, 3 * H), *[(T, B, H)] * 3, (B, T, H), *[(T, B, 1)] * 4]
+    kept = [*[(T, B, 4 * H)] * 2, *[(T, B, H)] * 3, (B, T, H), *[(T, B, 1)] * 4]
     kept += [] if memory is None else [(B, H, H)] * (-(-T // C) - 1)
     shapes = [(T, B, H), (B, H), (B, H), (0,) if memory is None else (B, H, H)]
     return *(hidden.new_empty(shape) for shape in shapes), [hidden.new_empty(shape) for shape in kept]
@@ -131,18 +131,18 @@ def _backward(
     """Gradients of the gates' inputs `[T, B, 4·H]`, W, the layer norms, h_0, c_0 and, where it is wanted, A_0."""
     before, gates, cells, sums, candidates, keys, *kept = kept
     gates_moments, cell_moments, memories = kept[:2], kept[2:4], [memory, *kept[4:]]
-    T, B, H = hiddens.shape
+    T, _, H = hiddens.shape
     C = min(chunk, T)
     if valid is not None and bool(valid.all()):
         valid = None
-    d_before, d_gates, d_cells = before.new_empty(T, B, 4 * H), before.new_empty(T, B, 4 * H), torch.empty_like(cells)
+    d_before, d_gates, d_cells = (torch.empty_like(x) for x in (before, gates, cells))
     previous_cells = torch.cat([cell.unsqueeze(0), cells[:-1]])
     previous = torch.cat([hidden.unsqueeze(0), hiddens[:-1]])
     if resets is not None:
         keeps = ~resets.T.unsqueeze(-1)
         previous_cells, previous = previous_cells * keeps, previous * keeps
-    open_cells = cells > 0
-    in_time = (before, gates, cells.relu(), open_cells, previous_cells, sums, candidates, keys.transpose(0, 1))
+    gated = torch.stack([candidates, previous_cells], 2)  # what i and f let pass
+    in_time = (before, gates, cells.relu(), cells > 0, sums, candidates, gated, keys.transpose(0, 1))
     by_step = _by_step(*in_time, d_gates, d_cells, d_before)
     moments_by_step = _by_step(*gates_moments), _by_step(*cell_moments)
     d_h = torch.zeros_like(hidden) if hidden_gradient is None else hidden_gradient
@@ -153,9 +153,9 @@ def _backward(
             here = keys[:, begin:end]
             reads = ReadsBackward(here, here.unsqueeze(2), memories[index], weights, d_memory)
         for t in reversed(range(begin, end)):
-            all_before, gate, c_relu, c_open, c_before, total, candidate, key, d_gate, d_new_c, d_here = by_step[t]
-            i, f, o = gate.chunk(3, -1)
-            d_i, d_f, d_o, d_g = d_gate.chunk(4, -1)
+            all_before, gate, c_relu, c_open, total, candidate, passing, key, d_gate, d_new_c, d_here = by_step[t]
+            o, d_o, d_g = gate.narrow(1, 2 * H, H), d_gate.narrow(1, 2 * H, H), d_gate.narrow(1, 3 * H, H)
+            i_and_f, d_i_and_f = (x.narrow(1, 0, 2 * H).view(-1, 2, H) for x in (gate, d_gate))
             if hiddens_gradient is not None:
                 d_h = d_h + hiddens_gradient[t]
             if valid is not None:
@@ -165,17 +165,17 @@ def _backward(
             torch.mul(d_h, c_relu, out=d_o)
             torch.addcmul(d_c, d_h * o, c_open, out=d_new_c)
             d_total = normalize_backward(d_new_c, total, *moments_by_step[1][t], cell_gain, cell_bias)
-            torch.mul(d_total, candidate, out=d_i)
-            torch.mul(d_total, c_before, out=d_f)
-            d_candidate = aten.threshold_backward(d_total * i, candidate, 0)
+            torch.mul(d_total.unsqueeze(1), passing, out=d_i_and_f)
+            d_candidate, d_c = (d_total.unsqueeze(1) * i_and_f).unbind(1)
+            d_candidate = aten.threshold_backward(d_candidate, candidate, 0)
+            aten.sigmoid_backward.grad_input(d_gate, gate, grad_input=d_gate)  # of i, f and o; d_g is written below
             if memory is None:
                 d_g.copy_(d_candidate)
             else:
                 d_key = reads.of_query(t - begin, 0, d_candidate).add_(reads.of_key(t - begin))
                 torch.add(d_candidate, aten.threshold_backward(d_key, key, 0), out=d_g)
-            aten.sigmoid_backward.grad_input(d_gate[:, : 3 * H], gate, grad_input=d_gate[:, : 3 * H])
             d_here.copy_(normalize_backward(d_gate, all_before, *moments_by_step[0][t], gates_gain, gates_bias))
-            d_h, d_c = d_here @ weight, d_total * f
+            d_h = d_here @ weight
             if valid is not None:
                 d_h, d_c = d_h + passed_h, d_c + passed_c
             if resets is not None:

@@ -30,16 +30,17 @@ class Reads:
 
     def __init__(self, keys: Tensor, queries: Tensor, memory: Tensor, weights: Weights):
         self.keys, self.queries, self.memory, self.weights = keys, queries, memory, weights
+        self.counts = weights.writes.unbind(1)
         self.starts_empty = not any(memory.aminmax())  # as most sequences do: half of the work saved
 
     def read(self, t: int, n: int) -> Tensor:
         """What A_t gives `[B, H]` for the n-th query of step t."""
-        return self._read(t, self.queries[:, t, n], self.memory)[0]
+        return self._read(t, self.queries.select(1, t).select(1, n), self.memory)[0]
 
     def _read(self, t: int, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """What is read, and how much each key counts in it `[B, t + 1]`."""
-        keys, query = self.keys[:, : t + 1], query.unsqueeze(1)  # a row times a matrix: the fast way round for bmm
-        counts = torch.bmm(query, keys.mT).mul_(self.weights.writes[:, None, t, : t + 1])
+        keys, query = self.keys.narrow(1, 0, t + 1), query.unsqueeze(1)  # a row times a matrix: the fast way round
+        counts = torch.bmm(query, keys.mT).mul_(self.counts[t].narrow(1, 0, t + 1).unsqueeze(1))
         found = torch.bmm(counts, keys).squeeze(1)
         if not self.starts_empty:
             found.addcmul_(torch.bmm(query, memory.mT).squeeze(1), self.weights.start[:, t, None])
