@@ -1,4 +1,4 @@
-"""The definition: the equations of the fast weight LSTM, one step at a time."""
+"""The definition: the equations of the fast weight LSTM (Keller et al. 2018), one step at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reference(
     rate: float,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The equations step by step: slow, for tests and second derivatives."""
+    """The equations step by step: slow, for tests and second derivatives (`chunk` is for forms that have chunks)."""
     h, c, A = hidden, cell, memory
     outputs = []
     for t in range(gate_inputs.shape[1]):

@@ -1,4 +1,4 @@
-"""The definition: the equations of the fast weight RNN, one step at a time."""
+"""The definition: the equations of the fast weight RNN (Ba et al. 2016, eq. 1 and 2), one step at a time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def reference(
     inner_steps: int,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The equations step by step: slow, for tests and second derivatives."""
+    """The equations step by step: slow, for tests and second derivatives (`chunk` is for forms that have chunks)."""
     h, A = hidden, memory
     outputs = []
     for t in range(inputs.shape[1]):
         if resets is not None:
             keep = ~resets[:, t, None]
             h, A = h * keep, A * keep.unsqueeze(-1)
-        new_A = decay * A + rate * h.unsqueeze(2) * h.unsqueeze(1)
+        new_A = decay * A + rate * h.unsqueeze(2) * h.unsqueeze(1)  # eq. 1
         boundary = h @ weight.T + inputs[:, t]
         new_h = boundary.relu()
-        for _ in range(inner_steps):
+        for _ in range(inner_steps):  # eq. 2, layer-normalised
             read = (new_A @ new_h.unsqueeze(2)).squeeze(2)
             new_h = layer_norm(boundary + read, h.shape[1:], gain, bias).relu()
         if valid is not None:
