@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastweights.models import TokenModel
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
-    from fastweights.training.supervised import load_model
+    from fastweights.training.loop import load_model
 
 _HOMES = {
     "FastWeightMemory": "fastweights.cores",
@@ -24,7 +24,7 @@ _HOMES = {
     "TokenModel": "fastweights.models",
     "UserError": "fastweights.errors",
     "fast_weight_memory": "fastweights.ops.fwm",
-    "load_model": "fastweights.training.supervised",
+    "load_model": "fastweights.training.loop",
     "lstm": "fastweights.ops.lstm",
 }
 

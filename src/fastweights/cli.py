@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fastweights.errors import UserError
 
 if TYPE_CHECKING:
+    from fastweights.models import ActorCritic
+    from fastweights.recipes import Recipe
+    from fastweights.tasks import ControlTask
     from fastweights.training.distributed import Group
+
+RULES = {"variant": str, "places": int, "actions": int, "steps": int, "patience": int}  # of a walk on graphs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     train.add_argument("--device", default="cpu", help="cpu (default), or cuda for a graphics card")
 
-    evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity at the answers.", _evaluate)
+    def rules_for(sub: argparse.ArgumentParser, default: str) -> None:
+        for name, kind in RULES.items():
+            sub.add_argument(f"--task.{name}", type=kind, help=f"of walks on graphs (default: {default})")
+
+    evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity, or an agent's reward.", _evaluate)
     evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT")
     evaluate.add_argument("--data", metavar="DIR", help="the task's files (default: what the model was trained on)")
     evaluate.add_argument("--generated", action="store_true", help="ask generated stories, whatever it was trained on")
@@ -86,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start from an empty state, not from the state carried out of training",
     )
+
+    evaluate.add_argument("--episodes", type=int, default=10, help="episodes that each agent plays (default: 10)")
+    rules_for(evaluate, "the model's")
 
     data = commands.add_parser("data", help="Look at data.", description="Look at data.")
     data_commands = data.add_subparsers(metavar="COMMAND", required=True)
@@ -189,10 +201,10 @@ def _train(args: argparse.Namespace) -> int:
 def _train_in(group: Group, args: argparse.Namespace) -> int:
     import torch
 
-    from fastweights import recipes
-    from fastweights.training.display import ProgressObserver, task_table
+    from fastweights import recipes, training
+    from fastweights.training.display import ProgressObserver, result_table
+    from fastweights.training.loop import Interrupted, Observer
     from fastweights.training.runs import RunFolder
-    from fastweights.training.supervised import Interrupted, Observer, Trainer
 
     if args.threads is not None:
         if args.threads < 1:
@@ -226,15 +238,14 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
         if group.is_first:  # the others are silent and write nothing
             stack.enter_context(run)
             observer = stack.enter_context(ProgressObserver(console))
-        trainer = Trainer(recipe, run, data, observer, group)
+        trainer = training.begin(recipe, run, data, observer, group)
         if args.resume:
             trainer.resume()
         if group.is_first:
             weights, memory = recipes.size(recipe)
             together = f", {group.size} processes" if group.size > 1 else ""
             console.print(
-                f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}{together}; "
-                f"run folder {out}"
+                f"Training {weights:,} weights (memory {memory:,}) on {trainer.describe()}{together}; run folder {out}"
             )
         try:
             metrics = trainer.train()
@@ -251,7 +262,7 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"run": str(out), "step": trainer.step, **metrics})
     elif metrics:
-        console.print(task_table(metrics, trainer.task))
+        console.print(result_table(metrics, trainer.task))
         console.print(f"Ask it more with: fastweights evaluate {out}")
     return 0
 
@@ -267,13 +278,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     from fastweights.training.display import evaluation_progress, task_table
     from fastweights.training.distributed import join
     from fastweights.training.evaluate import evaluate
-    from fastweights.training.supervised import load_model
+    from fastweights.training.loop import load_model
 
     model, state, metadata = load_model(args.path)
     recipe = recipes.load(None, metadata["recipe"])
     if args.tasks:
         recipe.task["tasks"] = args.tasks
+    recipe.task |= _rules(args)
     task = tasks.build(recipe.task)
+    if isinstance(task, tasks.ControlTask):
+        _evaluate_agent(args, model, task, recipe, metadata)
+        return
     data = None if args.generated else args.data or _data_of(args.path, metadata)
     stories = task.evaluation_stories(data, args.split)
     batches = task.evaluation_batches(data, args.split, args.rows)
@@ -286,6 +301,31 @@ def _evaluate(args: argparse.Namespace) -> None:
         _print_json(metrics)
     else:
         console.print(task_table(metrics, task))
+
+
+def _evaluate_agent(
+    args: argparse.Namespace, model: ActorCritic, task: ControlTask, recipe: Recipe, metadata: dict[str, Any]
+) -> None:
+    from fastweights.training import a2c
+    from fastweights.training.display import result_table
+    from fastweights.training.distributed import join
+
+    if args.episodes < 1:
+        raise UserError(f"--episodes is {args.episodes}; give at least 1.")
+    rows = recipe.training.evaluation_rows
+    with join(args.device) as group:
+        found = a2c.evaluate(model.to(group.device), task, args.split, rows, args.episodes)
+    metrics = {"split": args.split, "step": metadata["step"], **found, "bounds": task.bounds(args.split)}
+    if args.json:
+        _print_json(metrics)
+    else:
+        _console(False).print(result_table(metrics, task))
+
+
+def _rules(args: argparse.Namespace) -> dict[str, Any]:
+    """The rules of a task that were given on the command line."""
+    given = {name: getattr(args, f"task.{name}") for name in RULES}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _data_of(path: str, metadata: dict[str, Any]) -> str | None:

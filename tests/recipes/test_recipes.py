@@ -1,11 +1,12 @@
 """Every shipped recipe loads, builds and trains; what may be changed, and what is said where it may not."""
 
 import json
+import math
 
 import pytest
 import torch
 
-from fastweights import cli, recipes, tasks
+from fastweights import cli, recipes, tasks, training
 from fastweights.cores import CORES
 from fastweights.errors import UserError
 from fastweights.training.runs import RunFolder
@@ -14,37 +15,56 @@ SIZES = {
     "catbabi-qa/fwm": (683_745, 33_280),
     "catbabi-qa/fwm-as-published": (693_985, 33_280),
     "catbabi-lm/fwm": (683_745, 33_280),
+    "graph-rl/fwm": (10_933, 4_160),
+    "graph-rl/lstm-4096": (67_436_548, 8_192),
 }
 QUICK = (
     "--training.steps=2",
     "--training.rows=2",
     "--training.evaluation_rows=2",
     "--training.report_every=1",
-    "--task.segment_length=12",
-    "--task.validation_stories=1",
-    "--tasks=1",
 )
+QUICK_TASKS = {
+    "catbabi": ("--task.segment_length=12", "--task.validation_stories=1", "--task.tasks=1"),
+    "graph-rl": ("--task.steps=3", "--task.graphs=10"),
+}
+
+
+def quick(name):
+    """Options with which a recipe trains in a moment; of the large agents, smaller ones."""
+    smaller = ("--model.core.hidden_size=32",) if name.startswith("graph-rl/lstm") else ()
+    return [*QUICK, *QUICK_TASKS[recipes.load(name).task["type"]], *smaller]
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_trains(name, tmp_path, capsys):
     out = tmp_path / "run"
-    assert cli.main(["train", name, *QUICK, f"--out={out}", "--json"]) == 0
+    assert cli.main(["train", name, *quick(name), f"--out={out}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
     run = RunFolder.open(out)
     assert [record["step"] for record in run.records()] == [1, 2, 2]
     saved = recipes.load(None, run.read_config()["recipe"])
-    assert saved == recipes.load(name, [*QUICK[:-1], "--task.tasks=1"])
+    assert saved == recipes.load(name, quick(name))
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.startswith("graph-rl/lstm")])
+def test_the_large_agents_make_two_steps(name, tmp_path):
+    recipe = recipes.load(name, ["--training.rows=2", "--task.steps=3", "--task.graphs=10"])
+    with RunFolder.create(tmp_path / "run", {}) as run:
+        trained = training.begin(recipe, run)
+        assert all(math.isfinite(trained.update().figures["reward"]) for _ in range(2))
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_says_what_it_is(name):
     recipe = recipes.load(name)
     assert len(recipe.description) > 20
-    assert f"{name.partition('/')[0].partition('-')[2]}" == tasks.build(recipe.task).mode
+    if recipe.task["type"] == "catbabi":
+        assert f"{name.partition('/')[0].partition('-')[2]}" == tasks.build(recipe.task).mode
     recipes.check(recipe, None)
     shown = recipes.explain(recipe)
-    for key in ("training.learning_rate", "Adam's learning rate", "memory_size" if "fwm" in name else "num_layers"):
+    options = {"fwm": "memory_size", "lstm-stack": "num_layers", "lstm": "second_bias"}
+    for key in ("training.learning_rate", "Adam's learning rate", options[recipe.model.core["type"]]):
         assert key in shown
 
 
@@ -103,7 +123,7 @@ def test_a_recipe_of_ones_own(tmp_path, monkeypatch):
     recipe = recipes.load("mine.yaml", ["--training.rows=2"])
     assert (recipe.description, recipe.training.steps, recipe.training.rows) == ("mine", 3, 2)
     assert recipe.training.evaluate_every == recipes.TrainingOptions().evaluate_every
-    assert cli.main(["train", "mine.yaml", *QUICK, "--out=run"]) == 0
+    assert cli.main(["train", "mine.yaml", *QUICK, *QUICK_TASKS["catbabi"], "--out=run"]) == 0
     with pytest.raises(UserError, match=r"no recipe file other\.yaml; check the path"):
         recipes.load("other.yaml")
 

@@ -6,15 +6,17 @@ from typing import Any
 
 from fastweights import specs
 from fastweights.tasks.catbabi import CatBabi
-from fastweights.tasks.contract import Batch, Batches, Task
+from fastweights.tasks.contract import Batch, Batches, ControlTask, Task
+from fastweights.tasks.graph_rl import GraphRL
 
-__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "Task", "build"]
+__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "ControlTask", "GraphRL", "Task", "build"]
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[Task | ControlTask]] = {
     "catbabi": CatBabi,
+    "graph-rl": GraphRL,
 }
 
 
-def build(spec: dict[str, Any]) -> Task:
+def build(spec: dict[str, Any]) -> Task | ControlTask:
     """Build a task from a recipe's words: `type` names it, the rest are its options."""
     return specs.build("task", TASKS, spec)
