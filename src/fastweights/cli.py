@@ -133,8 +133,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench)
     bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
-    bench.add_argument("--rows", type=int, default=32)
-    bench.add_argument("--length", type=int, default=200)
+    bench.add_argument("--rows", type=int, help="default: 32; with --agent 600")
+    bench.add_argument("--length", type=int, help="default: 200; with --agent 30")
+    bench.add_argument("--agent", action="store_true", help="instead, time a training episode of the agent on graphs")
     bench.add_argument(
         "--growth",
         metavar="FIGURE",
@@ -393,12 +394,15 @@ def _bench(args: argparse.Namespace) -> None:
             _print_json(found)
         return
     from fastweights import bench
+    from fastweights.bench import agents
 
-    result = bench.run(args.rows, args.length, args.repeats, _console(args.json))
+    room, rows, length = (agents, 600, 30) if args.agent else (bench, 32, 200)
+    rows, length = (given if given is not None else usual for given, usual in ((args.rows, rows), (args.length, length)))
+    result = room.run(rows, length, args.repeats, _console(args.json))
     if args.json:
         _print_json(result)
     else:
-        _console(False).print(bench.table(result))
+        _console(False).print(room.table(result))
 
 
 def _doctor(args: argparse.Namespace) -> None:

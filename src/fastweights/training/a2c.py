@@ -85,13 +85,25 @@ def returns(rewards: Tensor, discount: float) -> Tensor:
 
 
 def losses(model: ActorCritic, episode: Episode, task: ControlTask) -> dict[str, Tensor]:
+    """The loss of an episode and its parts, from one call of the core on all that was seen; see `losses_of`."""
+    logits, values, _ = model(episode.observations, valid=episode.valid)
+    found = losses_of(logits, values, episode, task)
+    return found | {"loss": found["loss"] + sum(model.core.losses.values())}
+
+
+def losses_of(logits: Tensor, values: Tensor, episode: Episode, task: ControlTask) -> dict[str, Tensor]:
     """The loss of an episode and its parts, means over all steps that were played.
+
+    Args:
+        logits: of the policy `[B, T, A]`.
+        values: what the agent foresaw `[B, T]`.
+        episode: what it did and got.
+        task: its discount and the weights of the parts.
 
     Returns:
         "loss", and in it "policy_loss" (minus the advantage times the logarithm of the chosen action's probability),
         "value_loss" (the advantage's square) and "entropy" (of the policy).
     """
-    logits, values, _ = model(episode.observations, valid=episode.valid)
     log_policy = logits.log_softmax(-1)
     advantage = returns(episode.rewards, task.discount) - values
     chosen = log_policy.gather(-1, episode.actions.unsqueeze(-1)).squeeze(-1)
@@ -102,7 +114,7 @@ def losses(model: ActorCritic, episode: Episode, task: ControlTask) -> dict[str,
     }
     parts = {name: (x if episode.valid is None else x[episode.valid]).mean() for name, x in parts.items()}
     loss = parts["policy_loss"] + task.value_weight * parts["value_loss"] - task.entropy_weight * parts["entropy"]
-    return {"loss": loss + sum(model.core.losses.values()), **parts}
+    return {"loss": loss, **parts}
 
 
 class Sums:
