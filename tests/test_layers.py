@@ -24,6 +24,7 @@ ALLOWED = {  # what each room may import besides itself
     "tasks": {"data", "environments", "specs", "errors"},
     "recipes": {"models", "cores", "tasks", "specs", "errors"},
     "training": {"recipes", "models", "cores", "ops", "tasks", "data", "errors"},
+    "analysis": {"training", "recipes", "environments", "tasks", "models", "cores", "errors"},
     "bench": ANYTHING,
     "doctor": ANYTHING,
     "cli": ANYTHING,

@@ -1,4 +1,4 @@
-"""The command line: `fastweights train|evaluate|recipes|data|bench|doctor`."""
+"""The command line: `fastweights train|evaluate|recipes|data|graphs|bench|doctor`."""
 
 from __future__ import annotations
 
@@ -141,6 +141,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIGURE",
         help="instead, draw how the memory's time grows with length, rows and size (PNG or SVG; a few minutes)",
     )
+
+    graphs = commands.add_parser("graphs", help="Look at graphs and at agents on them.",
+                                 description="Look at graphs and at agents on them.")  # fmt: skip
+    graphs_commands = graphs.add_subparsers(metavar="COMMAND", required=True)
+    maps = command("maps", "Draw graphs, with an agent and its goal.", _graphs_maps, within=graphs_commands)
+    maps.add_argument("numbers", type=int, nargs="*", default=[0, 1], help="which graphs (default: 0 1)")
+    maps.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+    rules_for(maps, "the paper's")
+    curves = command("rewards", "Draw runs' rewards against episodes, and the bounds.", _graphs_rewards,
+                     within=graphs_commands)  # fmt: skip
+    curves.add_argument("runs", metavar="RUN", nargs="+", help="run folders of agents on graphs")
+    curves.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+    walk = command("walk", "Let an agent walk a graph, and show its first and later ways to each goal.", _graphs_walk,
+                   within=graphs_commands)  # fmt: skip
+    walk.add_argument("path", metavar="RUN_OR_CHECKPOINT")
+    walk.add_argument("--graph", type=int, default=0, help="which graph (default: 0)")
+    walk.add_argument("--seed", type=int, default=0, help="decides goals and actions (default: 0)")
+    rules_for(walk, "the model's")
+    for sub in (maps, walk):
+        sub.add_argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
 
     command("doctor", "Say what this machine can run, what would be chosen, and why.", _doctor)
     return parser
@@ -397,12 +417,51 @@ def _bench(args: argparse.Namespace) -> None:
     from fastweights.bench import agents
 
     room, rows, length = (agents, 600, 30) if args.agent else (bench, 32, 200)
-    rows, length = (given if given is not None else usual for given, usual in ((args.rows, rows), (args.length, length)))
+    rows = rows if args.rows is None else args.rows
+    length = length if args.length is None else args.length
     result = room.run(rows, length, args.repeats, _console(args.json))
     if args.json:
         _print_json(result)
     else:
         _console(False).print(room.table(result))
+
+
+def _graphs_maps(args: argparse.Namespace) -> None:
+    from fastweights import tasks
+    from fastweights.analysis.graphs import draw_maps
+
+    draw_maps(tasks.build({"type": "graph-rl", **_rules(args)}), args.split, args.numbers, args.out)
+    _written(args)
+
+
+def _graphs_rewards(args: argparse.Namespace) -> None:
+    from fastweights.analysis.graphs import draw_rewards
+
+    draw_rewards(args.runs, args.out)
+    _written(args)
+
+
+def _graphs_walk(args: argparse.Namespace) -> None:
+    from fastweights import recipes, tasks
+    from fastweights.analysis.graphs import walk, walk_text
+    from fastweights.training.loop import load_model
+
+    model, _, metadata = load_model(args.path)
+    task = tasks.build(recipes.load(None, metadata["recipe"]).task | _rules(args))
+    if not isinstance(task, tasks.GraphRL):
+        raise UserError(f"{args.path} is no agent on graphs; choose another run.")
+    found = walk(model, task, args.split, args.graph, args.seed)
+    if args.json:
+        _print_json(found)
+    else:
+        print(walk_text(found))
+
+
+def _written(args: argparse.Namespace) -> None:
+    if args.json:
+        _print_json({"figure": args.out})
+    else:
+        print(f"drawn in {args.out}")
 
 
 def _doctor(args: argparse.Namespace) -> None:

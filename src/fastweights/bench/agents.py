@@ -62,7 +62,7 @@ def table(result: dict[str, Any]) -> RenderableType:
         times.add_row(LABELS[name], f"{seconds * 1000:,.1f} ms", f"{result['ratio'][name]:.1f} × faster")
     words = (
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; {machine['rows']} graphs, "
-        f"{machine['length']} steps, medians of {machine['repeats']}; the reference is torch.nn.LSTM with a step-by-step "
-        "memory that keeps every step for the gradient."
+        f"{machine['length']} steps, medians of {machine['repeats']}; the reference is torch.nn.LSTM with a "
+        "step-by-step memory that keeps every step for the gradient."
     )
     return Group(times, "", Text(words))

@@ -78,4 +78,3 @@ def loss_one_by_one(model: ActorCritic, walks: list[Walk], task: GraphRL) -> Ten
         history.append((logits[:, 0], values[:, 0], actions, rewards))
     logits, values, actions, rewards = (torch.stack(parts, 1) for parts in zip(*history, strict=True))
     return a2c.losses_of(logits, values, a2c.Episode(seen, actions, rewards, None), task)["loss"]
-

@@ -92,7 +92,7 @@ class GraphVectorEnv(VectorEnv):
     def step(
         self, actions: NDArray
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Move every agent by its action `[B]`."""
+        """Move every agent by its action `[B]`; "anew" says where agent and goal were placed at random."""
         never = np.zeros(self.num_envs, bool)
         if self._over:
             return self.reset()[0], np.zeros(self.num_envs), never, never.copy(), {}
@@ -113,7 +113,7 @@ class GraphVectorEnv(VectorEnv):
         self.goal = np.where(anew, self._goals[self._time], self.goal)
         self._sum += rewards
         self._over = self._time == self.rules.steps
-        return self._observations(), rewards, np.full(self.num_envs, self._over), never, {}
+        return self._observations(), rewards, np.full(self.num_envs, self._over), never, {"anew": anew}
 
     def _observations(self) -> NDArray[np.float32]:
         """What the agents see `[B, 2·S + A + 4]`."""
@@ -154,4 +154,5 @@ class GraphEnv(gymnasium.Env):
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Move by an action."""
         observations, rewards, over, never, found = self._all.step(np.array([action]))
+        found = {key: bool(value[0]) for key, value in found.items()}
         return observations[0], float(rewards[0]), bool(over[0]), bool(never[0]), found
