@@ -27,6 +27,7 @@ QUICK = (
 QUICK_TASKS = {
     "catbabi": ("--task.segment_length=12", "--task.validation_stories=1", "--task.tasks=1"),
     "graph-rl": ("--task.steps=3", "--task.graphs=10"),
+    "gymnasium": ("--task.steps=3",),
 }
 
 

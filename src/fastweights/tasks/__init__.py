@@ -8,12 +8,14 @@ from fastweights import specs
 from fastweights.tasks.catbabi import CatBabi
 from fastweights.tasks.contract import Batch, Batches, ControlTask, Task
 from fastweights.tasks.graph_rl import GraphRL
+from fastweights.tasks.gymnasium import GymnasiumTask
 
-__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "ControlTask", "GraphRL", "Task", "build"]
+__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "ControlTask", "GraphRL", "GymnasiumTask", "Task", "build"]
 
 TASKS: dict[str, type[Task | ControlTask]] = {
     "catbabi": CatBabi,
     "graph-rl": GraphRL,
+    "gymnasium": GymnasiumTask,
 }
 
 
