@@ -17,15 +17,16 @@ from fastweights.data import babi
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md") if (ROOT / name).exists()]
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-QUICK = [
-    "--training.steps=2",
-    "--training.rows=2",
-    "--training.evaluation_rows=2",
-    "--task.segment_length=20",
-    "--task.validation_stories=1",
-    "--model.embedding_size=8",
-    "--model.core.hidden_size=8",
-]
+QUICK = ["--training.steps=2", "--training.rows=2", "--training.evaluation_rows=2"]
+QUICK_TASKS = {
+    "catbabi": [
+        "--task.segment_length=20",
+        "--task.validation_stories=1",
+        "--model.embedding_size=8",
+        "--model.core.hidden_size=8",
+    ],
+    "graph-rl": ["--task.graphs=10"],
+}
 STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
 NOT_RUN = {"bench"}  # takes long; that it parses is checked
 
@@ -65,7 +66,7 @@ def check_command(arguments: list[str]) -> None:
     if arguments[0] == "train" and namespace.recipe and not namespace.recipe.endswith((".yaml", ".yml")):
         recipe = recipes.load(namespace.recipe, rest)
         recipes.size(recipe)
-        tasks.build({**recipe.task, "tasks": namespace.tasks or recipe.task.get("tasks", "all")})
+        tasks.build(recipe.task | ({"tasks": namespace.tasks} if namespace.tasks else {}))
     if arguments[0] == "recipes" and namespace.name:
         recipes.load(namespace.name)
 
@@ -108,7 +109,8 @@ def run_command(arguments: list[str]) -> None:
     if arguments[0] == "train" and "--resume" not in arguments:
         namespace, _ = cli._parser().parse_known_args(arguments)
         shutil.rmtree(namespace.out or f"runs/{namespace.recipe}", ignore_errors=True)
-        arguments = [*arguments, *QUICK]
+        task = recipes.load(namespace.recipe).task["type"]
+        arguments = [*arguments, *QUICK, *QUICK_TASKS[task]]
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
 
 
@@ -143,7 +145,7 @@ def test_the_readme_shows_what_it_should():
     languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert "bash" in languages and "python" in languages
     shown = {command.values[0][0] for command in all_commands()}
-    assert {"train", "evaluate", "recipes", "data", "bench", "doctor"} <= shown
+    assert {"train", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
 
 
 def modules() -> list[str]:

@@ -84,6 +84,12 @@ def test_rewards_are_drawn_with_their_bounds(run, drawn, tmp_path):
     assert len(curves) == 2 and curves[0].get_ydata() == pytest.approx(tested)
 
 
+def test_a_run_without_records_is_drawn_as_its_bounds(drawn, tmp_path):
+    with RunFolder.create(tmp_path / "young", {"recipe": recipes.load("graph-rl/fwm", TINY[:1]).to_dict()}):
+        graphs.draw_rewards([tmp_path / "young"], tmp_path / "rewards.png")
+    assert [len(panel.lines) for panel in drawn[0].axes] == [3, 3]
+
+
 @pytest.mark.parametrize("variant", ["paper", "as-published"])
 def test_a_walk_is_told_way_by_way(run, variant, capsys):
     arguments = ["graphs", "walk", str(run), "--graph=3", "--seed=4", f"--task.variant={variant}"]

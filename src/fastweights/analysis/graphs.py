@@ -97,10 +97,11 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     titles = {"train": "training graphs", "test": "test graphs, never trained on"}
     for panel, (split, title) in zip(panels, titles.items(), strict=True):
-        rules = []
+        rules, steps = [], [100.0]  # an axis, even where nothing is recorded yet
         for color, (name, records, task) in zip(_cycle(len(runs)), runs, strict=True):
             episodes, rewards = curve(records, split)
             panel.plot(episodes, rewards, color=color, marker=".", markersize=4, label=name)
+            steps += episodes
             if (task.rules, task.graphs, task.graph_seed) not in rules:
                 rules.append((task.rules, task.graphs, task.graph_seed))
                 bounds = task.bounds(split)
@@ -112,7 +113,7 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
                         words, (0.02, bounds[agent]), (0, 3), xycoords=("axes fraction", "data"),
                         textcoords="offset points", fontsize=8, color="#666666",
                     )  # fmt: skip
-        panel.set(xscale="log", xlabel="episodes", title=title)
+        panel.set(xscale="log", xlim=(1, 1.2 * max(steps)), xlabel="episodes", title=title)
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.xaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
