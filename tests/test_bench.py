@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from fastweights import bench, cli
-from fastweights.bench import growth, measurements, workers
+from fastweights.bench import agents, episodes, growth, measurements, workers
 from fastweights.bench.measurements import MODES, Work
 from fastweights.errors import UserError
 
@@ -154,3 +154,31 @@ def test_a_killed_process_is_one_sentence():
         team["plain"]._process.kill()
         with pytest.raises(UserError, match="signal 9 ended it; if memory ran out"):
             team["plain"].measure("step", Work())
+
+
+def test_the_agents_episode_on_the_command_line(capsys):
+    assert cli.main(["bench", "--agent", "--json", "--rows", "3", "--length", "2", "--repeats", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["machine"]["rows"] == 3 and result["machine"]["length"] == 2
+    assert set(result["seconds"]) >= {"reference", "plain"}
+    for name, seconds in result["seconds"].items():
+        assert result["ratio"][name] == pytest.approx(result["seconds"]["reference"] / seconds)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(agents.table(result))
+    assert "one by one" in console.file.getvalue()
+    with pytest.raises(UserError, match="--length is 0"):
+        agents.run(1, 0, 1, console)
+
+
+def test_the_reference_agent_plays_the_same_game():
+    """Under a uniform policy, an episode of objects earns what an episode of arrays does."""
+    task = episodes.GraphRL(variant="as-published")
+    model = episodes.agent(task, "reference")
+    for layer in (model.policy, model.value):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    environments = task.environments("train", 600)
+    with torch.no_grad():
+        alone = episodes.loss_one_by_one(model, episodes.walks_of(environments), task)
+        together = episodes.a2c.losses(model, episodes.a2c.play(model, environments, 30, 0), task)["loss"]
+    assert alone.item() == pytest.approx(together.item(), rel=0.1)

@@ -17,16 +17,12 @@ from fastweights.data import babi
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md") if (ROOT / name).exists()]
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-QUICK = [
-    "--training.steps=2",
-    "--training.rows=2",
-    "--training.evaluation_rows=2",
-    "--model.embedding_size=8",
-    "--model.core.hidden_size=8",
-]
-QUICK_TASK = {
-    "catbabi": ["--task.segment_length=20", "--task.validation_stories=1"],
-    "retrieval": ["--task.examples=5", "--task.validation_examples=3", "--task.test_examples=3"],
+QUICK = ["--training.steps=2", "--training.rows=2", "--training.evaluation_rows=2"]
+SMALL = ["--model.embedding_size=8", "--model.core.hidden_size=8"]
+QUICK_TASKS = {
+    "catbabi": ["--task.segment_length=20", "--task.validation_stories=1", *SMALL],
+    "retrieval": ["--task.examples=5", "--task.validation_examples=3", "--task.test_examples=3", *SMALL],
+    "graph-rl": ["--task.graphs=10"],
 }
 STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
 NOT_RUN = {"bench"}  # takes long; that it parses is checked
@@ -111,7 +107,7 @@ def run_command(arguments: list[str]) -> None:
         namespace, _ = cli._parser().parse_known_args(arguments)
         shutil.rmtree(namespace.out or f"runs/{namespace.recipe}", ignore_errors=True)
         task = recipes.load(namespace.recipe).task["type"]
-        arguments = [*arguments, *QUICK, *QUICK_TASK[task]]
+        arguments = [*arguments, *QUICK, *QUICK_TASKS[task]]
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
 
 
@@ -146,7 +142,7 @@ def test_the_readme_shows_what_it_should():
     languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert "bash" in languages and "python" in languages
     shown = {command.values[0][0] for command in all_commands()}
-    assert {"train", "evaluate", "recipes", "data", "bench", "doctor"} <= shown
+    assert {"train", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
 
 
 def modules() -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: `fastweights train|evaluate|recipes|data|bench|doctor`."""
+"""The command line: `fastweights train|evaluate|recipes|data|graphs|bench|doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fastweights.errors import UserError
 
 if TYPE_CHECKING:
+    from fastweights.models import ActorCritic
+    from fastweights.recipes import Recipe
+    from fastweights.tasks import ControlTask
     from fastweights.training.distributed import Group
+
+RULES = {"variant": str, "places": int, "actions": int, "steps": int, "patience": int}  # of a walk on graphs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     train.add_argument("--device", default="cpu", help="cpu (default), or cuda for a graphics card")
 
-    evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity at the answers.", _evaluate)
+    def rules_for(sub: argparse.ArgumentParser, default: str) -> None:
+        for name, kind in RULES.items():
+            sub.add_argument(f"--task.{name}", type=kind, help=f"of walks on graphs (default: {default})")
+
+    evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity, or an agent's reward.", _evaluate)
     evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT")
     evaluate.add_argument("--data", metavar="DIR", help="the task's files (default: what the model was trained on)")
     evaluate.add_argument("--generated", action="store_true", help="ask generated stories, whatever it was trained on")
@@ -85,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start from an empty state, not from the state carried out of training",
     )
+
+    evaluate.add_argument("--episodes", type=int, default=10, help="episodes that each agent plays (default: 10)")
+    rules_for(evaluate, "the model's")
 
     data = commands.add_parser("data", help="Look at data.", description="Look at data.")
     data_commands = data.add_subparsers(metavar="COMMAND", required=True)
@@ -134,13 +146,34 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench)
     bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
-    bench.add_argument("--rows", type=int, default=32)
-    bench.add_argument("--length", type=int, default=200)
+    bench.add_argument("--rows", type=int, help="default: 32; with --agent 600")
+    bench.add_argument("--length", type=int, help="default: 200; with --agent 30")
+    bench.add_argument("--agent", action="store_true", help="instead, time a training episode of the agent on graphs")
     bench.add_argument(
         "--growth",
         metavar="FIGURE",
         help="instead, draw how the memory's time grows with length, rows and size (PNG or SVG; a few minutes)",
     )
+
+    graphs = commands.add_parser("graphs", help="Look at graphs and at agents on them.",
+                                 description="Look at graphs and at agents on them.")  # fmt: skip
+    graphs_commands = graphs.add_subparsers(metavar="COMMAND", required=True)
+    maps = command("maps", "Draw graphs, with an agent and its goal.", _graphs_maps, within=graphs_commands)
+    maps.add_argument("numbers", type=int, nargs="*", default=[0, 1], help="which graphs (default: 0 1)")
+    maps.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+    rules_for(maps, "the paper's")
+    curves = command("rewards", "Draw runs' rewards against episodes, and the bounds.", _graphs_rewards,
+                     within=graphs_commands)  # fmt: skip
+    curves.add_argument("runs", metavar="RUN", nargs="+", help="run folders of agents on graphs")
+    curves.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+    walk = command("walk", "Let an agent walk a graph, and show its first and later ways to each goal.", _graphs_walk,
+                   within=graphs_commands)  # fmt: skip
+    walk.add_argument("path", metavar="RUN_OR_CHECKPOINT")
+    walk.add_argument("--graph", type=int, default=0, help="which graph (default: 0)")
+    walk.add_argument("--seed", type=int, default=0, help="decides goals and actions (default: 0)")
+    rules_for(walk, "the model's")
+    for sub in (maps, walk):
+        sub.add_argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
 
     command("doctor", "Say what this machine can run, what would be chosen, and why.", _doctor)
     return parser
@@ -220,10 +253,10 @@ def _train(args: argparse.Namespace) -> int:
 def _train_in(group: Group, args: argparse.Namespace) -> int:
     import torch
 
-    from fastweights import recipes
-    from fastweights.training.display import ProgressObserver, task_table
+    from fastweights import recipes, training
+    from fastweights.training.display import ProgressObserver, result_table
+    from fastweights.training.loop import Interrupted, Observer
     from fastweights.training.runs import RunFolder
-    from fastweights.training.supervised import Interrupted, Observer, Trainer
 
     if args.threads is not None:
         if args.threads < 1:
@@ -257,15 +290,14 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
         if group.is_first:  # the others are silent and write nothing
             stack.enter_context(run)
             observer = stack.enter_context(ProgressObserver(console))
-        trainer = Trainer(recipe, run, data, observer, group)
+        trainer = training.begin(recipe, run, data, observer, group)
         if args.resume:
             trainer.resume()
         if group.is_first:
             weights, memory = recipes.size(recipe)
             together = f", {group.size} processes" if group.size > 1 else ""
             console.print(
-                f"Training {weights:,} weights (memory {memory:,}) on {trainer.task.describe(data)}{together}; "
-                f"run folder {out}"
+                f"Training {weights:,} weights (memory {memory:,}) on {trainer.describe()}{together}; run folder {out}"
             )
         try:
             metrics = trainer.train()
@@ -282,7 +314,7 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"run": str(out), "step": trainer.step, **metrics})
     elif metrics:
-        console.print(task_table(metrics, trainer.task))
+        console.print(result_table(metrics, trainer.task))
         console.print(f"Ask it more with: fastweights evaluate {out}")
     return 0
 
@@ -298,13 +330,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     from fastweights.training.display import evaluation_progress, task_table
     from fastweights.training.distributed import join
     from fastweights.training.evaluate import evaluate
-    from fastweights.training.supervised import load_model
+    from fastweights.training.loop import load_model
 
     model, state, metadata = load_model(args.path)
     recipe = recipes.load(None, metadata["recipe"])
     if args.tasks:
         recipe.task["tasks"] = args.tasks
+    recipe.task |= _rules(args)
     task = tasks.build(recipe.task)
+    if isinstance(task, tasks.ControlTask):
+        _evaluate_agent(args, model, task, recipe, metadata)
+        return
     data = None if args.generated else args.data or _data_of(args.path, metadata)
     counts = task.evaluation_counts(data, args.split)
     rows = args.rows
@@ -320,6 +356,31 @@ def _evaluate(args: argparse.Namespace) -> None:
         _print_json(metrics)
     else:
         console.print(task_table(metrics, task))
+
+
+def _evaluate_agent(
+    args: argparse.Namespace, model: ActorCritic, task: ControlTask, recipe: Recipe, metadata: dict[str, Any]
+) -> None:
+    from fastweights.training import a2c
+    from fastweights.training.display import result_table
+    from fastweights.training.distributed import join
+
+    if args.episodes < 1:
+        raise UserError(f"--episodes is {args.episodes}; give at least 1.")
+    rows = recipe.training.evaluation_rows
+    with join(args.device) as group:
+        found = a2c.evaluate(model.to(group.device), task, args.split, rows, args.episodes)
+    metrics = {"split": args.split, "step": metadata["step"], **found, "bounds": task.bounds(args.split)}
+    if args.json:
+        _print_json(metrics)
+    else:
+        _console(False).print(result_table(metrics, task))
+
+
+def _rules(args: argparse.Namespace) -> dict[str, Any]:
+    """The rules of a task that were given on the command line."""
+    given = {name: getattr(args, f"task.{name}") for name in RULES}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _data_of(path: str, metadata: dict[str, Any]) -> str | None:
@@ -422,12 +483,54 @@ def _bench(args: argparse.Namespace) -> None:
             _print_json(found)
         return
     from fastweights import bench
+    from fastweights.bench import agents
 
-    result = bench.run(args.rows, args.length, args.repeats, _console(args.json))
+    room, rows, length = (agents, 600, 30) if args.agent else (bench, 32, 200)
+    rows = rows if args.rows is None else args.rows
+    length = length if args.length is None else args.length
+    result = room.run(rows, length, args.repeats, _console(args.json))
     if args.json:
         _print_json(result)
     else:
-        _console(False).print(bench.table(result))
+        _console(False).print(room.table(result))
+
+
+def _graphs_maps(args: argparse.Namespace) -> None:
+    from fastweights import tasks
+    from fastweights.analysis.graphs import draw_maps
+
+    draw_maps(tasks.build({"type": "graph-rl", **_rules(args)}), args.split, args.numbers, args.out)
+    _written(args)
+
+
+def _graphs_rewards(args: argparse.Namespace) -> None:
+    from fastweights.analysis.graphs import draw_rewards
+
+    draw_rewards(args.runs, args.out)
+    _written(args)
+
+
+def _graphs_walk(args: argparse.Namespace) -> None:
+    from fastweights import recipes, tasks
+    from fastweights.analysis.graphs import walk, walk_text
+    from fastweights.training.loop import load_model
+
+    model, _, metadata = load_model(args.path)
+    task = tasks.build(recipes.load(None, metadata["recipe"]).task | _rules(args))
+    if not isinstance(task, tasks.GraphRL):
+        raise UserError(f"{args.path} is no agent on graphs; choose another run.")
+    found = walk(model, task, args.split, args.graph, args.seed)
+    if args.json:
+        _print_json(found)
+    else:
+        print(walk_text(found))
+
+
+def _written(args: argparse.Namespace) -> None:
+    if args.json:
+        _print_json({"figure": args.out})
+    else:
+        print(f"drawn in {args.out}")
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -16,8 +16,9 @@ import torch
 from fastweights import cli
 from fastweights.data.babi import Question
 from fastweights.data.generate import generate_story
-from fastweights.training import checkpoint, supervised
+from fastweights.training import checkpoint
 from fastweights.training.display import ProgressObserver
+from fastweights.training.loop import load_model
 from fastweights.training.runs import RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
@@ -51,6 +52,15 @@ KINDS = {
     ),
     "fwm, generated stories": ("catbabi-qa/fwm", *TINY, "--model.core.memory_size=4", "--tasks=1,2"),
     "lstm with dropout": ("catbabi-qa/lstm", *TINY, "--tasks=1,6"),
+    "agent": (
+        "graph-rl/fwm",
+        "--model.core.slow={type: lstm, hidden_size: 16}",
+        "--model.core.memory_size=4",
+        "--task.steps=5",
+        "--task.graphs=20",
+        "--training.rows=4",
+        *TINY[-4:],
+    ),
     "fwm, files": ("catbabi-lm/fwm", *TINY, "--model.core.memory_size=4", "--tasks=1,6", "--data=stories"),
 }
 FORKS = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
@@ -291,7 +301,7 @@ def test_a_full_disk_while_saving_leaves_the_old_checkpoint(place, uninterrupted
     assert re.search(r"fastweights: cannot write \S+\.safetensors \(File too large\); free some space", message)
     assert "Traceback" not in message
     assert run.last.read_bytes() == before
-    supervised.load_model(run.last)
+    load_model(run.last)
     assert train(place, "--resume", f"--out={out}") == 0, log(place)
     assert_same(run.path, uninterrupted(kind))
 

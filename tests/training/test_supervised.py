@@ -12,8 +12,9 @@ from fastweights.cores import map_state
 from fastweights.errors import UserError
 from fastweights.recipes import TrainingOptions
 from fastweights.training import checkpoint
+from fastweights.training.loop import Observer, learning_rate
 from fastweights.training.runs import RunFolder
-from fastweights.training.supervised import Observer, Trainer, learning_rate
+from fastweights.training.supervised import Trainer
 
 TINY = [
     "--model.embedding_size=8",

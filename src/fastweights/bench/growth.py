@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from fastweights.analysis.figures import new_figure, write
 from fastweights.bench import measurements
 from fastweights.bench.measurements import Work
 from fastweights.bench.workers import medians, team_of
-from fastweights.errors import UserError
 
 AXES = {  # the step-by-step loop keeps every memory: 5 GB at B 32, T 200, d 32, in proportion to B T d³
     "length": ("T, tokens", (25, 50, 100, 200, 400)),
@@ -43,12 +43,8 @@ def draw(found: dict[str, Any], path: str | Path) -> None:
     Raises:
         UserError: where matplotlib is missing or the figure cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("Figures need matplotlib; install it with: pip install 'fastweights[figures]'") from error
     chosen = measurements.backends()["fwm"]
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = new_figure(11, 3.6)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for panel, (axis, line) in zip(panels, found.items(), strict=True):
         for backend in [name for name in line if name != "values"]:
@@ -62,7 +58,4 @@ def draw(found: dict[str, Any], path: str | Path) -> None:
     panels[0].set_ylabel("seconds, forward and backward")
     panels[0].legend(frameon=False)
     figure.suptitle("Fast weight memory, three reads at every step; B 32, T 200, d 32 but for the axis", fontsize=10)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The figure {path} cannot be written ({error}); give --growth another path.") from error
+    write(figure, path)

@@ -15,6 +15,7 @@ from statistics import median
 
 import torch
 
+from fastweights.bench.episodes import training_episode
 from fastweights.bench.measurements import MEASUREMENTS, Work
 from fastweights.errors import UserError
 from fastweights.training.memory import keep_freed_memory
@@ -117,7 +118,7 @@ def _work(backend: str, threads: str) -> None:
     for line in sys.stdin:
         if line not in prepared:
             name, *work = json.loads(line)
-            prepared[line] = MEASUREMENTS[name](Work(*work), backend)
+            prepared[line] = (MEASUREMENTS | {"training_episode": training_episode})[name](Work(*work), backend)
         start = time.perf_counter()
         prepared[line]()
         seconds = time.perf_counter() - start

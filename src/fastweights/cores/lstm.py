@@ -31,6 +31,8 @@ class LSTM(Core):
         input_size: size of x.
         hidden_size: H, size of y, of the hidden and of the cell state.
         forget_bias: constant added to the forget gate's input.
+        second_bias: have a second bias beside the first and draw both from U(±1/√H), as torch.nn.LSTM does (with
+            forget_bias 0).
         recurrent_dropout: probability with which a recurrent weight is zero for a whole call (DropConnect, Merity et
             al. 2018).
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
@@ -42,6 +44,7 @@ class LSTM(Core):
         hidden_size: int = 256,
         *,
         forget_bias: float = 1.0,
+        second_bias: bool = False,
         recurrent_dropout: float = 0.0,
         backend: str = "auto",
     ):
@@ -51,6 +54,7 @@ class LSTM(Core):
         self.input_weight = nn.Parameter(torch.empty(4 * hidden_size, input_size))
         self.recurrent_weight = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
         self.bias = nn.Parameter(torch.empty(4 * hidden_size))
+        self.second_bias = nn.Parameter(torch.empty(4 * hidden_size)) if second_bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -59,6 +63,9 @@ class LSTM(Core):
         nn.init.uniform_(self.input_weight, -bound, bound)
         nn.init.uniform_(self.recurrent_weight, -bound, bound)
         nn.init.zeros_(self.bias)
+        if self.second_bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+            nn.init.uniform_(self.second_bias, -bound, bound)
 
     def initial_state(self, batch_size: int) -> LSTMState:
         zeros = self.bias.new_zeros(batch_size, self.hidden_size)
@@ -67,7 +74,8 @@ class LSTM(Core):
     def input_projection(self, x: Tensor) -> Tensor:
         """What x `[…, input_size]` and the bias give the gates, `[…, 4·H]`."""
         forget_gate = torch.arange(4, device=x.device).repeat_interleave(self.hidden_size) == 1
-        return linear(x, self.input_weight, self.bias + self.forget_bias * forget_gate)
+        bias = self.bias if self.second_bias is None else self.bias + self.second_bias
+        return linear(x, self.input_weight, bias + self.forget_bias * forget_gate)
 
     def forward(
         self,

@@ -44,6 +44,8 @@ class TrainingOptions:
     """How the learning rate goes on after the warm-up: stays, or falls to 0 along a cosine."""
     warmup_steps: int = 0
     """Steps in which the learning rate rises from 0."""
+    adam_epsilon: float = 1e-8
+    """What Adam adds to the root of the second moment."""
     clip_norm: float | None = None
     """Largest norm of the gradient, or null for no clipping."""
     report_every: int = 50
@@ -158,12 +160,22 @@ def size(recipe: Recipe) -> tuple[int, int]:
     """
     import torch
 
-    from fastweights import models, tasks
+    from fastweights import tasks
     from fastweights.cores import state_size
 
-    with torch.random.fork_rng(devices=[]):
-        model = models.build(recipe.to_dict()["model"], tasks.build(recipe.task).vocabulary_size)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = build_model(recipe, tasks.build(recipe.task))
     return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
+
+
+def build_model(recipe: Recipe, task: Any) -> Any:
+    """Build a recipe's model with the ends that its task needs: tokens for words, an agent for observations."""
+    from fastweights import models, tasks
+
+    options = recipe.to_dict()["model"]
+    if isinstance(task, tasks.ControlTask):
+        return models.build_actor_critic(options, task.observation_size, task.actions)
+    return models.build(options, task.vocabulary_size)
 
 
 def check(recipe: Recipe, data: str | None) -> None:
@@ -174,7 +186,7 @@ def check(recipe: Recipe, data: str | None) -> None:
     """
     import torch
 
-    from fastweights import models, tasks
+    from fastweights import tasks
 
     options = recipe.training
     for key in ("steps", "rows", "report_every", "evaluate_every", "evaluation_rows"):
@@ -195,15 +207,28 @@ def check(recipe: Recipe, data: str | None) -> None:
     for key, value in sizes.items():
         if isinstance(value, int) and value < 1:
             raise UserError(f"model.{key} is {value}; it must be at least 1.")
+    if not 0 < options.adam_epsilon < float("inf"):
+        raise UserError(f"training.adam_epsilon is {options.adam_epsilon}; it must be positive.")
     task = tasks.build(recipe.task)
+    acts = isinstance(task, tasks.ControlTask)
+    what = "an observation" if acts else "a word"
+    word = torch.zeros((1, 1, task.observation_size)) if acts else torch.zeros((1, 1), dtype=torch.int64)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model = models.build(recipe.to_dict()["model"], task.vocabulary_size)
-            model(torch.zeros(1, 1, dtype=torch.int64))  # some options are only looked at when it reads
+            build_model(recipe, task)(word)  # some options are only looked at when it reads
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"The recipe's model cannot read a word ({error}); change its options.") from error
-    task.training_batches(data, 1, 0)
-    task.evaluation_batches(data, "valid", 1)
+        raise UserError(f"The recipe's model cannot read {what} ({error}); change its options.") from error
+    if acts:
+        for key in ("embedding_size", "token_dropout", "embedding_dropout"):
+            if getattr(recipe.model, key) != getattr(ModelOptions(), key):
+                raise UserError(f"model.{key} is for words, and an agent reads none; leave it out.")
+        if data is not None:
+            raise UserError(f'The task "{recipe.task["type"]}" makes its own environments; leave --data out.')
+        for split in ("train", *task.splits):
+            task.environments(split, 1).close()
+    else:
+        task.training_batches(data, 1, 0)
+        task.evaluation_batches(data, "valid", 1)
 
 
 def explain(recipe: Recipe) -> str:

@@ -6,17 +6,32 @@ from typing import Any
 
 from fastweights import specs
 from fastweights.tasks.catbabi import CatBabi
-from fastweights.tasks.contract import Batch, Batches, Task
+from fastweights.tasks.contract import Batch, Batches, ControlTask, Task
+from fastweights.tasks.graph_rl import GraphRL
+from fastweights.tasks.gymnasium import GymnasiumTask
 from fastweights.tasks.retrieval import Retrieval
 
-__all__ = ["TASKS", "Batch", "Batches", "CatBabi", "Retrieval", "Task", "build"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Batches",
+    "CatBabi",
+    "ControlTask",
+    "GraphRL",
+    "GymnasiumTask",
+    "Retrieval",
+    "Task",
+    "build",
+]
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[Task | ControlTask]] = {
     "catbabi": CatBabi,
     "retrieval": Retrieval,
+    "graph-rl": GraphRL,
+    "gymnasium": GymnasiumTask,
 }
 
 
-def build(spec: dict[str, Any]) -> Task:
+def build(spec: dict[str, Any]) -> Task | ControlTask:
     """Build a task from a recipe's words: `type` names it, the rest are its options."""
     return specs.build("task", TASKS, spec)

@@ -1,4 +1,4 @@
-"""What a task gives to the supervised loop: batches with a resumable cursor, a meter for its metrics, its size.
+"""What a task gives to the loop that learns it: batches with a resumable cursor, or environments to act in.
 
 A task owns its data, its loss and its metrics; it does not know which core learns it.
 """
@@ -6,9 +6,12 @@ A task owns its data, its loss and its metrics; it does not know which core lear
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 
 class Batch(NamedTuple):
@@ -63,3 +66,42 @@ class Task(Protocol):
 
     def vocabulary(self) -> tuple[str, ...]:
         """The words by their number."""
+
+
+class ControlTask:
+    """The base of tasks in which an agent acts; it learns by A2C from whole episodes.
+
+    Observations are vectors of `observation_size` numbers, actions are numbers below `actions`, and an episode ends
+    after at most `steps`.
+
+    Args:
+        discount: γ, what a reward is worth a step earlier.
+        value_weight: weight of the value's squared error in the loss.
+        entropy_weight: weight of the policy's entropy, which the loss rewards.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("valid",)  # measured in training; the best model is chosen by the first
+    observation_size: int
+    actions: int
+    steps: int
+
+    def __init__(self, discount: float, value_weight: float, entropy_weight: float):
+        if not 0 <= discount <= 1:
+            raise ValueError(f"discount is {discount}; it must be between 0 and 1")
+        self.discount, self.value_weight, self.entropy_weight = discount, value_weight, entropy_weight
+
+    def describe(self) -> str:
+        """One line that says in what the agent acts."""
+        raise TypeError(f"{type(self).__name__} does not define describe")
+
+    def environments(self, split: str, rows: int) -> VectorEnv:
+        """As many environments of a split, stepped together; training is the split "train".
+
+        Raises:
+            UserError: where a package is missing or the split does not exist.
+        """
+        raise TypeError(f"{type(self).__name__} does not define environments")
+
+    def bounds(self, split: str) -> dict[str, float]:
+        """The exact expected reward of agents to compare with, by name; empty where nobody knows."""
+        return {}

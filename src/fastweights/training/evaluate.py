@@ -61,6 +61,23 @@ class Meter:
         meter.groups = {number: pair for number, pair in pairs.items() if pair[1]}
         return meter
 
+    @property
+    def count(self) -> int:
+        """Tokens read."""
+        return self.tokens
+
+    def record(self) -> dict[str, float]:
+        """What is recorded of a training."""
+        found = self.result()
+        return {key: found[key] for key in ("loss", "answer_accuracy", "answer_perplexity")}
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        groups = {int(group): counts for group, counts in state["groups"].items()}  # JSON knows no numbers as keys
+        vars(self).update(state, groups=groups)
+
     def result(self) -> dict[str, Any]:
         """The metrics; accuracies are fractions, the perplexity is exp of the mean over answers."""
         questions, positions = max(self.questions, 1), max(self.positions, 1)

@@ -1,0 +1,220 @@
+"""Graphs and agents on them: a map (the paper's figure 4), rewards against episodes (figure 5), a walk as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastweights.analysis.figures import new_figure, write
+from fastweights.environments.graphs import distances
+from fastweights.errors import UserError
+from fastweights.training.runs import RunFolder
+
+if TYPE_CHECKING:
+    from fastweights.environments.walks import GraphVectorEnv
+    from fastweights.models import ActorCritic
+    from fastweights.tasks import GraphRL
+
+AGENT, GOAL, OTHER = "#7bc67b", "#f2d14b", "#e4e4e4"
+COLORS = ("#1f5fa8", "#d17a22", "#2f8f4e", "#8a4fa3", "#b03a3a", "#5c5c5c")
+BANDS = 40  # points of a curve, evenly spread over the logarithm of the episodes
+
+
+def draw_maps(task: GraphRL, split: str, numbers: Sequence[int], path: str | Path) -> None:
+    """Draw graphs of a split with an agent and its goal; labels are the actions that lead along an edge.
+
+    Raises:
+        UserError: where there is no such graph, or the figure cannot be written.
+    """
+    environments = task.environments(split, len(numbers))
+    _check_numbers(numbers, environments)
+    environments.reset(seed=numbers[0], options={"graphs": list(numbers)})
+    figure = new_figure(3.6 * len(numbers), 3.9)
+    for panel, number, place, goal in zip(
+        figure.subplots(1, len(numbers), squeeze=False)[0], numbers, environments.place, environments.goal, strict=True
+    ):
+        _draw_map(panel, environments.moves[number], int(place), int(goal))
+        panel.set_title(f"graph {number}, {split}", fontsize=9)
+    figure.suptitle("agent green, goal yellow; actions that are not drawn are not valid", fontsize=9)
+    write(figure, path)
+
+
+def _draw_map(panel: Any, moves: np.ndarray, agent: int, goal: int) -> None:
+    places = len(moves)
+    angles = math.pi / 2 - 2 * math.pi * np.arange(places) / places
+    at = np.stack([np.cos(angles), np.sin(angles)], 1)
+    bend = math.tan(math.pi / (4 * places)) / 2  # ways out and in leave a place at even angles
+    edges: dict[tuple[int, int], list[str]] = {}
+    for place, to in np.ndindex(places, moves.shape[1]):
+        if moves[place, to] != place:
+            edges.setdefault((place, int(moves[place, to])), []).append(str(to))
+    for (place, to), actions in edges.items():
+        way = at[to] - at[place]
+        length = np.hypot(*way)
+        side = np.array([way[1], -way[0]]) / length  # arcs bend to their right, so that two ways stay apart
+        panel.annotate(
+            "", at[to], at[place],
+            arrowprops={"arrowstyle": "-|>", "color": "#555555", "shrinkA": 15, "shrinkB": 15, "lw": 1.1,
+                        "mutation_scale": 12, "connectionstyle": f"arc3,rad={bend}"},
+        )  # fmt: skip
+        x, y = at[place] + 0.3 * way + 0.42 * bend * length * side
+        panel.text(
+            x, y, ", ".join(actions), fontsize=9, ha="center", va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+        )  # fmt: skip
+    for place, (x, y) in enumerate(at):
+        color = AGENT if place == agent else GOAL if place == goal else OTHER
+        panel.plot(x, y, "o", markersize=25, color=color, markeredgecolor="#555555")
+        panel.text(x, y, str(place), fontsize=11, ha="center", va="center")
+    panel.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
+    panel.axis("off")
+
+
+def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
+    """Draw the mean reward of an episode against episodes, on the training graphs and on unseen ones, from run folders.
+
+    The bounds are exact: an agent that acts at random, and one that knows the map. Points are means over even bands of
+    the logarithm of the episodes.
+
+    Raises:
+        UserError: where a folder holds no run of an agent on graphs, or the figure cannot be written.
+    """
+    from fastweights import recipes, tasks
+
+    runs = []
+    for name in paths:
+        run = RunFolder.open(name)
+        recipe = recipes.load(None, run.read_config().get("recipe", {}))
+        task = tasks.build(recipe.task)
+        if not isinstance(task, tasks.GraphRL):
+            raise UserError(f"{name} is no run of an agent on graphs; choose another run.")
+        runs.append((Path(name).name, run.records(), task))
+    figure = new_figure(10, 4)
+    panels = figure.subplots(1, 2, sharey=True)
+    titles = {"train": "training graphs", "test": "test graphs, never trained on"}
+    for panel, (split, title) in zip(panels, titles.items(), strict=True):
+        rules, steps = [], [100.0]  # an axis, even where nothing is recorded yet
+        for color, (name, records, task) in zip(_cycle(len(runs)), runs, strict=True):
+            episodes, rewards = curve(records, split)
+            panel.plot(episodes, rewards, color=color, marker=".", markersize=4, label=name)
+            steps += episodes
+            if (task.rules, task.graphs, task.graph_seed) not in rules:
+                rules.append((task.rules, task.graphs, task.graph_seed))
+                bounds = task.bounds(split)
+                style = ("--", ":", "-.")[(len(rules) - 1) % 3]
+                for agent, words in (("best", "knowing the map"), ("random", "at random")):
+                    panel.axhline(bounds[agent], color="#888888", linestyle=style, lw=1)
+                    words = f"{words} ({task.rules.variant}): {bounds[agent]:.1f}"
+                    panel.annotate(
+                        words, (0.02, bounds[agent]), (0, 3), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", fontsize=8, color="#666666",
+                    )  # fmt: skip
+        panel.set(xscale="log", xlim=(1, 1.2 * max(steps)), xlabel="episodes", title=title)
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+        panel.xaxis.set_minor_formatter("")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("mean reward of an episode")
+    panels[0].set_ylim(bottom=0, top=1.08 * panels[0].dataLim.y1)
+    panels[1].legend(frameon=False, loc="center left")
+    write(figure, path)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(count)]
+
+
+def curve(records: Sequence[dict[str, Any]], split: str) -> tuple[list[float], list[float]]:
+    """Episodes and mean rewards of a run on "train" or "test", averaged in bands of the episodes' logarithm."""
+    if split == "train":
+        points = [(record["step"], record["train"]["reward"]) for record in records if "train" in record]
+    else:
+        points = [(record["step"], record["valid"]["test_reward"]) for record in records if "valid" in record]
+    bands: dict[int, list[tuple[float, float]]] = {}
+    last = math.log(max((step for step, _ in points), default=1) + 1)
+    for step, reward in points:
+        bands.setdefault(int(BANDS * math.log(step) / last), []).append((step, reward))
+    middles = [math.exp(sum(math.log(step) for step, _ in band) / len(band)) for band in bands.values()]
+    return middles, [sum(reward for _, reward in band) / len(band) for band in bands.values()]
+
+
+def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) -> dict[str, Any]:
+    """Let an agent walk a graph for an episode, and tell every way that it went towards a goal.
+
+    Returns:
+        The "graph" and its "moves", the "reward", and "ways": each with its goal, its first step, the places and
+        actions on it, the fewest steps that would do, and whether it arrived; the others ended with the timer or the
+        episode.
+
+    Raises:
+        UserError: where there is no such graph or the agent does not fit.
+    """
+    import torch
+
+    from fastweights.training.a2c import refuse_misfits
+
+    refuse_misfits(model, task)
+    environments = task.environments(split, 1)
+    _check_numbers([number], environments)
+    generator = torch.Generator().manual_seed(seed)
+    moves = environments.moves[number]
+    fewest = distances(moves[None])[0]
+    seen, _ = environments.reset(seed=seed, options={"graphs": [number]})
+    ways: list[dict[str, Any]] = []
+    state, total, begins = None, 0.0, True
+    for step in range(1, task.steps + 1):
+        goal, place = int(environments.goal[0]), int(environments.place[0])
+        if begins:
+            ways.append({"goal": goal, "first_step": step, "places": [place], "actions": []})
+            ways[-1] |= {"fewest": int(fewest[place, goal]), "arrived": False}
+        noise = torch.empty(1, task.actions).exponential_(generator=generator).log_().neg_()
+        action, state = model.act(torch.from_numpy(seen), noise, state)
+        to = int(moves[place, action[0]])
+        seen, reward, _, _, found = environments.step(action.numpy())
+        total += float(reward[0])
+        ways[-1]["places"].append(to)
+        ways[-1]["actions"].append(int(action[0]))
+        ways[-1]["arrived"] = to == goal
+        begins = bool(found["anew"][0])
+    return {"graph": number, "moves": moves.tolist(), "reward": total, "ways": ways}
+
+
+def walk_text(found: dict[str, Any]) -> str:
+    """Lay a walk out for people: the map, and the agent's first, second, … way to each goal.
+
+    >>> way = {"goal": 1, "first_step": 1, "places": [0, 0, 1], "actions": [1, 0], "fewest": 1, "arrived": True}
+    >>> print(walk_text({"graph": 7, "moves": [[1, 0], [0, 0]], "reward": 9.95, "ways": [way]}))
+    graph 7, reward 9.95
+    from 0:  action 0 to 1
+    from 1:  action 0 to 0, action 1 to 0
+    <BLANKLINE>
+    way 1 to 1  from step  1  0 -1-x 0 -0-> 1  arrived in 2, fewest 1
+    """
+    lines = [f"graph {found['graph']}, reward {found['reward']:.2f}"]
+    for place, row in enumerate(found["moves"]):
+        valid = [f"action {action} to {to}" for action, to in enumerate(row) if to != place]
+        lines.append(f"from {place}:  {', '.join(valid)}")
+    lines.append("")
+    count: dict[int, int] = {}
+    texts = []
+    for way in found["ways"]:
+        count[way["goal"]] = count.get(way["goal"], 0) + 1
+        text = str(way["places"][0])
+        for before, action, to in zip(way["places"][:-1], way["actions"], way["places"][1:], strict=True):
+            text += f" -{action}-{'x' if to == before else '>'} {to}"
+        end = f"arrived in {len(way['actions'])}" if way["arrived"] else f"not there in {len(way['actions'])}"
+        texts.append((count[way["goal"]], way, text, f"{end}, fewest {way['fewest']}"))
+    width = max(len(text) for _, _, text, _ in texts)
+    for times, way, text, end in sorted(texts, key=lambda line: (line[1]["goal"], line[0])):
+        lines.append(f"way {times} to {way['goal']}  from step {way['first_step']:>2}  {text:<{width}}  {end}")
+    return "\n".join(lines)
+
+
+def _check_numbers(numbers: Sequence[int], environments: GraphVectorEnv) -> None:
+    count = len(environments.moves)
+    for number in numbers:
+        if not 0 <= number < count:
+            raise UserError(f"There is no graph {number}; they are numbered from 0 to {count - 1}.")

@@ -1,0 +1,138 @@
+"""Maps, curves and walks: what they show is what the environments and the records say."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from fastweights import cli, recipes, tasks
+from fastweights.analysis import graphs
+from fastweights.environments.graphs import distances
+from fastweights.training.runs import RunFolder
+
+TINY = (
+    "--task.graphs=12",
+    "--model.core.memory_size=4",
+    "--model.core.slow={type: lstm, hidden_size: 16}",
+    "--training.rows=4",
+    "--training.evaluation_rows=4",
+    "--training.steps=6",
+    "--training.report_every=1",
+    "--training.evaluate_every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "agent"
+    assert cli.main(["train", "graph-rl/fwm", *TINY, f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were written."""
+    figures = []
+    write = graphs.write
+    monkeypatch.setattr(graphs, "write", lambda figure, path: (figures.append(figure), write(figure, path)))
+    return figures
+
+
+def test_a_map_shows_every_valid_action(drawn, tmp_path, capsys):
+    out = tmp_path / "maps.png"
+    assert cli.main(["graphs", "maps", "2", "5", "--split", "train", f"--out={out}"]) == 0
+    assert out.stat().st_size > 5000 and str(out) in capsys.readouterr().out
+    task = tasks.build({"type": "graph-rl"})
+    moves = task.environments("train", 1).moves
+    (figure,) = drawn
+    assert len(figure.axes) == 2
+    for panel, number in zip(figure.axes, (2, 5), strict=True):
+        texts = [text.get_text() for text in panel.texts]
+        assert texts[-5:] == list("01234")  # the places
+        labels = [label for label in texts[:-5] if label]
+        edges = {(place, int(to)) for place in range(5) for to in moves[number, place] if to != place}
+        assert len(labels) == len(edges)
+        assert sum(len(label.split(", ")) for label in labels) == 10
+        colors = [line.get_color() for line in panel.lines]
+        assert colors.count(graphs.AGENT) == colors.count(graphs.GOAL) == 1
+
+
+def test_curves_are_means_in_bands():
+    records = [{"step": step, "train": {"reward": float(step)}} for step in range(1, 1001)]
+    records += [{"step": 10, "valid": {"reward": 0.0, "test_reward": 7.0}}]
+    episodes, rewards = graphs.curve(records, "train")
+    assert len(episodes) <= graphs.BANDS and episodes == sorted(episodes)
+    assert episodes[0] == rewards[0] == 1.0
+    assert rewards[-1] == pytest.approx(np.mean([step for step in range(1, 1001) if step > 1000 ** (39 / 40)]), abs=5)
+    assert graphs.curve(records, "test") == ([pytest.approx(10.0)], [7.0])
+
+
+def test_rewards_are_drawn_with_their_bounds(run, drawn, tmp_path):
+    out = tmp_path / "rewards.svg"
+    assert cli.main(["graphs", "rewards", str(run), str(run), f"--out={out}", "--json"]) == 0
+    assert out.stat().st_size > 5000
+    (figure,) = drawn
+    task = tasks.build(recipes.load("graph-rl/fwm", TINY[:1]).task)
+    for panel, split in zip(figure.axes, ("train", "test"), strict=True):
+        assert panel.get_xscale() == "log"
+        bounds = [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() != "-"]
+        assert sorted(bounds) == pytest.approx(sorted(task.bounds(split).values()))  # once for runs of the same rules
+    records = RunFolder.open(run).records()
+    tested = [record["valid"]["test_reward"] for record in records if "valid" in record]
+    curves = [line for line in figure.axes[1].lines if line.get_linestyle() == "-"]
+    assert len(curves) == 2 and curves[0].get_ydata() == pytest.approx(tested)
+
+
+def test_a_run_without_records_is_drawn_as_its_bounds(drawn, tmp_path):
+    with RunFolder.create(tmp_path / "young", {"recipe": recipes.load("graph-rl/fwm", TINY[:1]).to_dict()}):
+        graphs.draw_rewards([tmp_path / "young"], tmp_path / "rewards.png")
+    assert [len(panel.lines) for panel in drawn[0].axes] == [3, 3]
+
+
+@pytest.mark.parametrize("variant", ["paper", "as-published"])
+def test_a_walk_is_told_way_by_way(run, variant, capsys):
+    arguments = ["graphs", "walk", str(run), "--graph=3", "--seed=4", f"--task.variant={variant}"]
+    capsys.readouterr()
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    moves, ways = np.array(found["moves"]), found["ways"]
+    assert sum(len(way["actions"]) for way in ways) == 30
+    invalid = 0
+    for way in ways:
+        places = way["places"]
+        assert [moves[place, action] for place, action in zip(places[:-1], way["actions"], strict=True)] == places[1:]
+        assert way["arrived"] == (places[-1] == way["goal"]) and way["goal"] not in places[:-1]
+        assert way["fewest"] == distances(moves[None])[0, places[0], way["goal"]]
+        invalid += sum(before == after for before, after in pairwise(places))
+    assert [way["first_step"] for way in ways] == np.cumsum([1, *(len(way["actions"]) for way in ways[:-1])]).tolist()
+    assert found["reward"] == pytest.approx(10 * sum(way["arrived"] for way in ways) - 0.05 * invalid)
+    if variant == "paper":
+        assert all(len(way["actions"]) == 6 for way in ways[:-1] if not way["arrived"])
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    twice = max({way["goal"] for way in ways}, key=[way["goal"] for way in ways].count)
+    assert f"way 1 to {twice}" in printed and f"way 2 to {twice}" in printed
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["maps", "600", "--out=maps.png"], "There is no graph 600; they are numbered from 0 to 599"),
+        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written"),
+        (["maps", "--out=maps.png", "--task.places=1"], "there is no graph of 1 places and 3 actions"),
+        (["walk", "RUN", "--graph=12"], "There is no graph 12; they are numbered from 0 to 11"),
+        (["walk", "RUN", "--task.places=6"], "made for observations of size 17, and here it is 19"),
+        (["rewards", "nowhere", "--out=rewards.png"], "nowhere holds no run"),
+        (["rewards", "words", "--out=rewards.png"], "words is no run of an agent on graphs"),
+    ],
+)
+def test_what_cannot_be_shown(arguments, message, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with RunFolder.create("words", {"recipe": recipes.load("catbabi-qa/fwm").to_dict()}):
+        capsys.readouterr()
+        assert cli.main(["graphs", *(str(run) if word == "RUN" else word for word in arguments)]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
