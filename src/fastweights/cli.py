@@ -365,6 +365,10 @@ def _evaluate_agent(
     from fastweights.training.display import result_table
     from fastweights.training.distributed import join
 
+    meant_for_words = {"data": args.data, "generated": args.generated, "from-zero": args.from_zero}
+    for name, value in meant_for_words.items():
+        if value:
+            raise UserError(f"--{name} is for models of words, and {args.path} is an agent; leave it out.")
     if args.episodes < 1:
         raise UserError(f"--episodes is {args.episodes}; give at least 1.")
     rows = recipe.training.evaluation_rows

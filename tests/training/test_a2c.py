@@ -262,6 +262,7 @@ def test_evaluate_on_the_command_line(run, capsys):
         (["--task.places=4", "--task.actions=1"], "there is no graph of 4 places and 1 actions"),
         (["--task.steps=0"], "steps is 0; an episode needs at least 1"),
         (["--episodes=0"], "--episodes is 0; give at least 1"),
+        (["--generated"], "--generated is for models of words"),
         (["--task.variant=papre"], 'variant is "papre"; it must be "paper" or "as-published"'),
     ],
 )
