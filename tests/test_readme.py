@@ -108,6 +108,8 @@ def run_command(arguments: list[str]) -> None:
         shutil.rmtree(namespace.out or f"runs/{namespace.recipe}", ignore_errors=True)
         task = recipes.load(namespace.recipe).task["type"]
         arguments = [*arguments, *QUICK, *QUICK_TASKS[task]]
+    if arguments[0] == "sweep":
+        arguments = [*arguments, *QUICK, *QUICK_TASKS["retrieval"]]
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
 
 
@@ -142,7 +144,7 @@ def test_the_readme_shows_what_it_should():
     languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert "bash" in languages and "python" in languages
     shown = {command.values[0][0] for command in all_commands()}
-    assert {"train", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
+    assert {"train", "sweep", "report", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
 
 
 def modules() -> list[str]:

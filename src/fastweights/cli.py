@@ -1,11 +1,12 @@
-"""The command line: `fastweights train|evaluate|recipes|data|graphs|bench|doctor`."""
+"""The command line: `fastweights train|sweep|report|evaluate|recipes|data|graphs|bench|doctor`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,25 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on where the run in --out stopped, bit for bit")
     train.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     train.add_argument("--device", default="cpu", help="cpu (default), or cuda for a graphics card")
+
+    sweep = command("sweep", "Train recipes with every combination of settings and seeds.", _sweep, SWEEP_HELP)
+    sweep.set_defaults(takes_overrides=True)
+    sweep.add_argument("recipes", metavar="RECIPE", nargs="+", help="names from `fastweights recipes`, or YAML files")
+    sweep.add_argument(
+        "--over",
+        metavar="KEY=VALUE,VALUE",
+        action="append",
+        default=[],
+        help="a setting and its values, such as task.pairs=8,16; may be given again",
+    )
+    sweep.add_argument("--out", metavar="FOLDER", required=True, help="where the run folders are, or will be")
+    sweep.add_argument("--data", metavar="DIR", help="the task's files; without it, data are generated")
+    sweep.add_argument("--test", action="store_true", help="ask each run's best model the test split")
+    sweep.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+
+    report = command("report", "Make a sweep's runs into a table and learning curves.", _report)
+    report.add_argument("folder", metavar="FOLDER", help="the --out of `fastweights sweep`")
+    report.add_argument("--out", metavar="NAME", help="also write NAME.md, NAME.png and NAME.svg")
 
     def rules_for(sub: argparse.ArgumentParser, default: str) -> None:
         for name, kind in RULES.items():
@@ -206,6 +226,17 @@ Every value of a recipe can be changed on the command line:
 """
 
 
+SWEEP_HELP = """\
+Each run has a folder of its own. The same command goes on where it stopped; given by several processes, on any machines
+that see the folder, it shares the runs among them (one thread each is best):
+  fastweights sweep art/fw-lstm art/lstm --over task.pairs=8,16 --over training.seed=0,1,2 --out sweeps/art --threads 1
+Other options change all of the runs, as with `fastweights train`:
+  fastweights sweep art/fwm --over model.core.memory_size=8,16 --training.steps 500 --out sweeps/sizes
+Look at them with:
+  fastweights report sweeps/art --out art
+"""
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
 
@@ -250,18 +281,81 @@ def _train(args: argparse.Namespace) -> int:
         return _train_in(group, args)
 
 
-def _train_in(group: Group, args: argparse.Namespace) -> int:
+def _set_threads(threads: int | None) -> None:
     import torch
 
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads is {threads}; give at least 1, or leave it out for torch's choice.")
+        torch.set_num_threads(threads)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from fastweights import recipes
+    from fastweights.training import sweep
+    from fastweights.training.display import ProgressObserver
+    from fastweights.training.loop import Interrupted
+
+    _set_threads(args.threads)
+    points = sweep.points(args.recipes, args.over, args.overrides)
+    for point in points:
+        recipes.check(point.recipe, args.data)
+    console = _console(args.json)
+    became: dict[str, list[str]] = {"made": [], "done": [], "in use": [], "failed": []}
+
+    @contextmanager
+    def observe(path: str) -> Iterator[ProgressObserver]:
+        console.print(f"{path} …")
+        with ProgressObserver(console) as observer:
+            yield observer
+
+    try:
+        for point, outcome in sweep.run(points, Path(args.out), args.data, args.test, observe):
+            path = str(point.path(Path(args.out)))
+            if outcome not in became:
+                console.print(f"{path} failed: {outcome}")
+                outcome = "failed"
+            became[outcome].append(path)
+    except Interrupted:
+        console.print("Stopped, all saved. Go on with the same command.")
+        return 130
+    if args.json:
+        _print_json(became)
+    else:
+        counts = ", ".join(f"{len(paths)} {outcome}" for outcome, paths in became.items() if paths)
+        console.print(f"{len(points)} runs: {counts}. Look at them with: fastweights report {args.out}")
+    return 2 if became["failed"] else 0
+
+
+def _report(args: argparse.Namespace) -> None:
+    from fastweights.analysis import report
+
+    rows = report.collect(args.folder)
+    if args.out:
+        report.draw(rows, f"{args.out}.png", f"{args.out}.svg")
+        try:
+            Path(f"{args.out}.md").write_text(report.markdown(rows), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{args.out}.md cannot be written ({error.strerror}); give another --out.") from error
+    if args.json:
+        _print_json([row.to_dict() for row in rows])
+        return
+    from rich.table import Table
+
+    headings, lines = report.cells(rows)
+    table = Table(*headings, box=None, pad_edge=False)
+    for line in lines:
+        table.add_row(*line)
+    _console(False).print(table)
+
+
+def _train_in(group: Group, args: argparse.Namespace) -> int:
     from fastweights import recipes, training
     from fastweights.training.display import ProgressObserver, result_table
     from fastweights.training.loop import Interrupted, Observer
     from fastweights.training.runs import RunFolder
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise UserError(f"--threads is {args.threads}; give at least 1, or leave it out for torch's choice.")
-        torch.set_num_threads(args.threads)
+    _set_threads(args.threads)
     if args.recipe is None and not (args.resume and args.out):
         raise UserError("Say what to train: `fastweights train RECIPE`, a name from `fastweights recipes`.")
     name = Path(args.recipe).stem if str(args.recipe).endswith((".yaml", ".yml")) else args.recipe

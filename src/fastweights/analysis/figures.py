@@ -10,6 +10,8 @@ from fastweights.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLORS = ("#1f5fa8", "#d17a22", "#2f8f4e", "#8a4fa3", "#b03a3a", "#5c5c5c")
+
 
 def new_figure(width: float, height: float, **options: Any) -> Figure:
     """An empty figure of a size in inches.

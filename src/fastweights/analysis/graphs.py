@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastweights.analysis.figures import new_figure, write
+from fastweights.analysis.figures import COLORS, new_figure, write
 from fastweights.environments.graphs import distances
 from fastweights.errors import UserError
 from fastweights.training.runs import RunFolder
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fastweights.tasks import GraphRL
 
 AGENT, GOAL, OTHER = "#7bc67b", "#f2d14b", "#e4e4e4"
-COLORS = ("#1f5fa8", "#d17a22", "#2f8f4e", "#8a4fa3", "#b03a3a", "#5c5c5c")
 BANDS = 40  # points of a curve, evenly spread over the logarithm of the episodes
 
 

@@ -23,6 +23,10 @@ except ImportError:  # Windows
     import msvcrt
 
 
+class InUse(UserError):
+    """Another process writes to the run folder."""
+
+
 class RunFolder:
     """A folder that holds one training run.
 
@@ -92,9 +96,7 @@ class RunFolder:
             raise unwritable(self._lock_path, error) from error
         try:
             if not _try_to_lock(descriptor):
-                raise UserError(
-                    f"{self.path} is in use by {self._holder()}; wait for it to end or choose another --out"
-                )
+                raise InUse(f"{self.path} is in use by {self._holder()}; wait for it to end or choose another --out")
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
         except BaseException as error:

@@ -1,0 +1,184 @@
+"""A sweep makes each run once, goes on where it stopped, leaves others' runs alone, and becomes a table and figures."""
+
+import json
+import re
+import xml.etree.ElementTree
+
+import pytest
+
+from fastweights import cli, recipes, training
+from fastweights.analysis import report
+from fastweights.errors import UserError
+from fastweights.training import sweep
+from fastweights.training.runs import RunFolder
+
+SMALL = [
+    "--training.steps=4",
+    "--training.rows=2",
+    "--training.evaluate_every=2",
+    "--task.examples=8",
+    "--task.validation_examples=4",
+    "--task.test_examples=4",
+    "--model.embedding_size=4",
+    "--model.head_size=4",
+    "--model.core.hidden_size=4",
+]
+NAMES = ["art/lstm", "art/fw-lstm"]
+OVER = ["--over", "task.pairs=2,10", "--over", "training.seed=0,1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps") / "art"
+    assert cli.main(["sweep", *NAMES, *OVER, "--out", str(folder), "--test", *SMALL]) == 0
+    return folder
+
+
+def outcomes(folder, capsys, *arguments) -> dict[str, list[str]]:
+    capsys.readouterr()
+    cli.main(["sweep", *NAMES, *OVER, "--out", str(folder), "--json", *SMALL, *arguments])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_combination_has_a_run(folder):
+    paths = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("config.yaml"))
+    settings = ("pairs=10,seed=0", "pairs=10,seed=1", "pairs=2,seed=0", "pairs=2,seed=1")
+    assert paths == [f"{name}/{setting}" for name in sorted(NAMES) for setting in settings]
+    run = RunFolder.open(folder / "art/lstm/pairs=2,seed=1")
+    recipe = recipes.load(None, run.read_config()["recipe"])
+    assert (recipe.task["pairs"], recipe.training.seed, recipe.training.steps) == (2, 1, 4)
+    assert [record["step"] for record in run.records() if "valid" in record] == [2, 4]
+    tested = json.loads((run.path / "test.json").read_text())
+    assert tested["split"] == "test" and tested["questions"] == 4
+
+
+def test_what_is_done_is_not_done_again(folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    found = outcomes(folder, capsys, "--test")
+    assert len(found["done"]) == 8 and not (found["made"] or found["in use"] or found["failed"])
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_end(folder, tmp_path, monkeypatch, capsys):
+    """Interrupted after two steps, the sweep says so, and the same command ends with the same records."""
+
+    class Cut(Exception):
+        pass
+
+    update = training.supervised.Trainer.update
+
+    def cut(self):
+        if self.step == 3:
+            raise Cut
+        return update(self)
+
+    monkeypatch.setattr(training.supervised.Trainer, "update", cut)
+    with pytest.raises(Cut):
+        outcomes(tmp_path / "cut", capsys)
+    monkeypatch.undo()
+    found = outcomes(tmp_path / "cut", capsys)
+    assert len(found["made"]) == 8
+    one = "art/lstm/pairs=2,seed=0/metrics.jsonl"
+    assert (tmp_path / "cut" / one).read_bytes() == (folder / one).read_bytes()
+
+
+def test_a_run_that_another_process_makes_is_left_alone(folder, tmp_path, capsys):
+    path = tmp_path / "shared" / "art/lstm/pairs=2,seed=0"
+    with RunFolder.create(path, {}):
+        found = outcomes(tmp_path / "shared", capsys)
+    assert found["in use"] == [str(path)]
+    assert len(found["made"]) == 7
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
+    (tmp_path / "x/art/lstm/pairs=2,seed=0").mkdir(parents=True)
+    (tmp_path / "x/art/lstm/pairs=2,seed=0/metrics.jsonl").write_text("")  # holds a run, but of nobody knows what
+    assert cli.main(["sweep", "art/lstm", *OVER, "--out", str(tmp_path / "x"), *SMALL]) == 2
+    shown = capsys.readouterr().out
+    assert "already holds a run" in shown and "4 runs: 3 made, 1 failed" in shown
+
+
+def test_a_folder_with_other_settings_is_refused(folder, capsys):
+    found = outcomes(folder, capsys, "--training.learning_rate=0.5")
+    assert len(found["failed"]) == 8
+
+
+def test_training_that_is_good_enough_is_finished(tmp_path, capsys):
+    found = outcomes(tmp_path / "good", capsys, "--training.stop_at_accuracy=1e-9", "--task.values=1")
+    again = outcomes(tmp_path / "good", capsys, "--training.stop_at_accuracy=1e-9", "--task.values=1")
+    assert len(found["made"]) == len(again["done"]) == 8
+    records = RunFolder.open(tmp_path / "good/art/lstm/pairs=2,seed=0").records()
+    assert records[-1]["step"] < 4 or records[-1]["valid"]["answer_accuracy"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["art/lstn", "--over=task.pairs=2"], 'There is no recipe "art/lstn"'),
+        (["art/lstm", "--over=task.pears=2"], 'no option "pears"'),
+        (["art/lstm", "--over=task.pairs=2,30"], "30 pairs need 30 different keys"),
+        (["art/lstm", "--over=task.pairs"], '"task.pairs" is no setting with values'),
+        (["art/lstm", "--over=task.pairs=2,"], '"task.pairs=2," is no setting with values'),
+        (["art/lstm", "--over=task.pairs=2", "--over=task.pairs=3"], "in more than one --over"),
+        (["art/lstm", "--over=task.pairs=2,2"], "would share a folder"),
+        (["art/lstm", "art/lstm"], "would share a folder"),
+        (["art/lstm", "--threads=0"], "--threads is 0"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused_before_it_begins(tmp_path, capsys, arguments, sentence):
+    out = tmp_path / "out"
+    assert cli.main(["sweep", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_rows_are_means_over_seeds(folder):
+    rows = report.collect(folder)
+    assert [(row.recipe, row.settings) for row in rows] == [
+        (name, {"task.pairs": pairs}) for pairs in ("2", "10") for name in sorted(NAMES)
+    ]
+    row = rows[0]
+    assert row.seeds == ["0", "1"] and row.steps == 4 and row.minutes >= 0
+    accuracies = []
+    for seed in row.seeds:
+        records = RunFolder.open(folder / f"art/fw-lstm/pairs=2,seed={seed}").records()
+        best = min((record["valid"] for record in records if "valid" in record), key=lambda valid: valid["loss"])
+        accuracies.append(best["answer_accuracy"])
+    one, other = accuracies
+    assert row.validation.mean == pytest.approx((one + other) / 2)
+    assert row.validation.deviation == pytest.approx(abs(one - other) / 2**0.5)
+    assert row.test is not None
+    assert str(report.Spread(0.5, 0.015)) == "50.0% ± 1.5%" and str(report.Spread(0.5, None)) == "50.0%"
+
+
+def test_a_table_and_figures(folder, tmp_path, capsys):
+    out = tmp_path / "made"
+    assert cli.main(["report", str(folder), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    text = (tmp_path / "made.md").read_text()
+    assert text.splitlines()[0] == "| recipe | pairs | seeds | validation | test | steps | minutes |"
+    assert len(text.splitlines()) == 2 + 4
+    for name in NAMES:
+        assert name in shown and name in text
+    assert (tmp_path / "made.png").read_bytes()[:4] == b"\x89PNG"
+    drawing = xml.etree.ElementTree.parse(tmp_path / "made.svg").getroot()
+    assert drawing.tag.endswith("svg")
+    assert cli.main(["report", str(folder), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0].keys() == {"recipe", "settings", "seeds", "validation", "test", "steps", "minutes"}
+
+
+def test_a_curve_stays_where_a_run_stopped():
+    curve = [(10, 0.5), (20, 0.9)]
+    assert [report._at(curve, step) for step in (5, 10, 19, 20, 100)] == [0.5, 0.5, 0.5, 0.9, 0.9]
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path} holds no run of a sweep")):
+        report.collect(tmp_path)
+
+
+def test_a_point_knows_its_folder(tmp_path):
+    (point,) = sweep.points(["art/lstm"], [], [])
+    assert point.path(tmp_path) == tmp_path / "art/lstm/run"
