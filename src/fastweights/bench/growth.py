@@ -56,6 +56,6 @@ def draw(found: dict[str, Any], path: str | Path) -> None:
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("seconds, forward and backward")
-    panels[0].legend(frameon=False)
+    panels[-1].legend(frameon=False, loc="upper left")
     figure.suptitle("Fast weight memory, three reads at every step; B 32, T 200, d 32 but for the axis", fontsize=10)
     write(figure, path)
