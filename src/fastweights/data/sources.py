@@ -6,8 +6,10 @@ The story is a pure function of the index, so a saved index is all it takes to g
 from __future__ import annotations
 
 import itertools
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -88,7 +90,7 @@ class GeneratedStories:
         if not self._tasks:
             raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
         self._seed = seed
-        self._shares = np.cumsum(_proportions(self._tasks, weights))
+        self._shares = list(itertools.accumulate(_proportions(self._tasks, weights)))
         self._generate = generate_story
         self._held_out = held_out
         # Rows that resume ask for stories they have just read; generating one costs far more than keeping it.
@@ -99,8 +101,10 @@ class GeneratedStories:
 
     def task(self, index: int) -> int:
         """Return the task of the story with this index, without making the story."""
-        draw = np.random.Generator(np.random.PCG64([_TASK_DRAWS, self._seed, index])).random()
-        return self._tasks[int(np.searchsorted(self._shares, draw * self._shares[-1], side="right"))]
+        # A hash is as even as a generator's first number, and costs a twentieth of making a generator for each story.
+        digest = blake2b(f"task of {self._seed}/{index}".encode(), digest_size=6).digest()
+        draw = int.from_bytes(digest, "big") / 2**48
+        return self._tasks[bisect(self._shares, draw * self._shares[-1])]
 
     def _make(self, index: int) -> EncodedStory:
         task = self.task(index)
@@ -120,10 +124,6 @@ def shuffled(items: Sequence[Item], seed: int = 0) -> list[Item]:
     (True, ['a', 'b', 'c'])
     """
     return [items[place] for place in _permutation(len(items), seed, epoch=0)]
-
-
-# Keeps the draws of tasks apart from the random numbers of the stories, which start from the same seed.
-_TASK_DRAWS = 0x7A5C
 
 
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
