@@ -8,6 +8,10 @@
   void gather_backward(const GatherArguments&); \
   void fwm_forward(const FWMArguments&);    \
   void fwm_backward(const FWMArguments&);   \
+  void fw_lstm_forward(const FWLSTMArguments&);  \
+  void fw_lstm_backward(const FWLSTMArguments&); \
+  void fw_rnn_forward(const FWRNNArguments&);   \
+  void fw_rnn_backward(const FWRNNArguments&);  \
   }
 
 DECLARE(fastweights_baseline)
@@ -43,4 +47,8 @@ void fastweights_lstm_backward(const LSTMArguments* a, int isa) { CALL(lstm_back
 void fastweights_gather_backward(const GatherArguments* a, int isa) { CALL(gather_backward, isa, a); }
 void fastweights_fwm_forward(const FWMArguments* a, int isa) { CALL(fwm_forward, isa, a); }
 void fastweights_fwm_backward(const FWMArguments* a, int isa) { CALL(fwm_backward, isa, a); }
+void fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_forward, isa, a); }
+void fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }
+void fastweights_fw_rnn_forward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_forward, isa, a); }
+void fastweights_fw_rnn_backward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_backward, isa, a); }
 }

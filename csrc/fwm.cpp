@@ -21,11 +21,27 @@ struct Memory {
 
   // out[a] = sum_s x[a][s] sum_r y[a][r] F[s][r]: what the memory answers to the addresses x[a] (x) y[a].
   static void read(int count, const float* x, const float* y, const float* F, float* out) {
+    if (count == 1) return read_one(x, y, F, out);  // as an agent does, or a model that is asked token by token
     std::memset(out, 0, sizeof(float) * count * D);
     for (int s = 0; s < D; ++s)
       tiles<R>(count, [&](int from, auto size) {
         read_tile<decltype(size)::value>(x + from * D + s, y + from * D, F + s * D * D, out + from * D);
       });
+  }
+
+  // The same for one address: several slices at once, so that no sum waits for itself.
+  static void read_one(const float* x, const float* y, const float* F, float* out) {
+    constexpr int SLICES = larger(1, 8 / NV);
+    V total[NV] = {};
+    for (int s = 0; s < D; s += SLICES) {
+      V sums[SLICES][NV] = {};
+      for (int r = 0; r < D; ++r)
+        for (int i = 0; i < SLICES; ++i)
+          for (int n = 0; n < NV; ++n) sums[i][n] += y[r] * load<W>(F + ((s + i) * D + r) * D + n * W);
+      for (int i = 0; i < SLICES; ++i)
+        for (int n = 0; n < NV; ++n) total[n] += x[s + i] * sums[i][n];
+    }
+    for (int n = 0; n < NV; ++n) store<W>(out + n * W, total[n]);
   }
 
   template <int ROWS>
@@ -152,6 +168,15 @@ struct Memory {
         dy[a * D + r] = sum<W>(total);
       }
     }
+  }
+
+  static bool is_empty(const float* F) {
+    for (int s = 0; s < D; ++s) {  // slice by slice: a memory that is not empty shows it at once
+      V squares = {};
+      for (int i = s * D * D; i < (s + 1) * D * D; i += W) squares += load<W>(F + i) * load<W>(F + i);
+      if (sum<W>(squares) != 0) return false;
+    }
+    return true;
   }
 
   static FW_INLINE float dot(const float* x, const float* y) {
@@ -322,7 +347,11 @@ struct Row {
     float norm = sum<W>(squares);
     for (int c = 0; c < chunks; ++c) {
       begin(c * chunk);
-      M::read(steps, k1, k2, F, old);
+      const bool empty = c == 0 && norm == 0;  // as most sequences start: what would be read is 0
+      if (empty)
+        std::memset(old, 0, sizeof(float) * flat);
+      else
+        M::read(steps, k1, k2, F, old);
       norm = write_scan(old, delta, norm);
       if (a.starts) {
         std::memcpy(a.old + place(0) * D, old, sizeof(float) * steps * D);
@@ -331,7 +360,7 @@ struct Row {
       }
       if (a.reads)
         for (int t = 0; t < steps; ++t) std::memset(a.outputs + out(t) * D, 0, sizeof(float) * D);
-      if (reads) answer(F, delta, n, e, y, halves);
+      if (reads) answer(empty ? nullptr : F, delta, n, e, y, halves);
       for (int t = 0; t < steps; ++t) {
         const float left = after[(steps - 1) * stride + t];
         for (int i = 0; i < D; i += W) store<W>(last + t * D + i, left * load<W>(delta + t * D + i));
@@ -385,6 +414,7 @@ struct Row {
     return norm;
   }
 
+  // F: the first memory, or null where it is empty.
   void answer(const float* F, const float* delta, float* n, float* e, float* y, float* halves) {
     gather_decays();
     for (int p = 0; p < reads; ++p)
@@ -392,8 +422,11 @@ struct Row {
     for (int i = 0; i < hops; ++i) {
       for (int p = 0; p < reads; ++p)
         std::memcpy(e + p * D, a.e + b * a.e_row + (first + where[p]) * a.e_step + i * D, sizeof(float) * D);
-      M::read(reads, n, e, F, y);
-      for (int p = 0; p < reads; ++p)
+      if (F)
+        M::read(reads, n, e, F, y);
+      else
+        std::memset(y, 0, sizeof(float) * reads * D);
+      for (int p = 0; F && p < reads; ++p)
         for (int k = 0; k < D; k += W) store<W>(y + p * D + k, load<W>(y + p * D + k) * read_start[p]);
       similarities(reads, n, e, weights, halves);
       for (int k = 0; k < reads * stride; k += WIDTH)
@@ -437,6 +470,7 @@ struct Row {
     for (int c = chunks - 1; c >= 0; --c) {
       begin(c * chunk);
       const float* F = a.starts + (std::size_t(b) * chunks + c) * M::SIZE;
+      const bool empty = c == 0 && M::is_empty(F);
       const float *old = a.old + place(0) * D, *delta = a.written + place(0) * D;
       std::memcpy(factors, a.factors + place(0), sizeof(float) * steps);
       for (int t = 0; t < steps; ++t) decay(t);
@@ -494,7 +528,10 @@ struct Row {
           store<WIDTH>(weights + k, load<WIDTH>(half1 + k) * load<WIDTH>(half2 + k) * load<WIDTH>(read_after + k));
         product<W, true>(steps, D, reads, weights, 1, stride, d_y, D, d_delta, D);
         // from the first memory
-        if (reads > FEW) {
+        if (empty) {
+          std::memset(d_n, 0, sizeof(float) * reads * D);
+          std::memset(d_e, 0, sizeof(float) * reads * D);
+        } else if (reads > FEW) {
           std::memset(n_columns, 0, sizeof(float) * flat);
           std::memset(e_columns, 0, sizeof(float) * flat);
           std::memset(q_columns, 0, sizeof(float) * flat);
@@ -549,10 +586,12 @@ struct Row {
         std::memset(later_columns, 0, sizeof(float) * flat);
         columns_of(later, steps, stride, later_columns);
       }
-      M::pull_many(steps, stride, k1_columns, k2_columns, F, epsilon_columns, later_matters ? Phi : nullptr,
-                   later_columns, dx, dy);
-      add_columns(dx, steps, stride, d_k1);
-      add_columns(dy, steps, stride, d_k2);
+      if (!empty || later_matters) {
+        M::pull_many(steps, stride, k1_columns, k2_columns, F, epsilon_columns, later_matters ? Phi : nullptr,
+                     later_columns, dx, dy);
+        add_columns(dx, steps, stride, d_k1);
+        add_columns(dy, steps, stride, d_k2);
+      }
       // and through each other
       product<WIDTH, false>(steps, padded(steps), D, epsilon, D, 1, delta_columns, stride, weights, stride);
       for (int t = 0; t < steps; ++t) {

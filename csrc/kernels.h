@@ -44,4 +44,39 @@ struct FWMArguments {
   float *d_k1, *d_k2, *d_v, *d_beta, *d_n, *d_e;  // [T, B, ...]
   float* d_memory;                                // [B, d, d, d], or null
 };
+
+// Sizes P are H padded to a multiple of 16; K is T where values are kept for the gradient, else 1; N is T or the chunk.
+struct FWLSTMArguments {
+  int64_t B, T, H, chunk, threads, keep;
+  double decay, rate;
+  const float* gate_inputs;  // [B, T, 4 H]
+  int64_t input_row, input_step;
+  const float *weight, *gates_gain, *gates_bias, *cell_gain, *cell_bias;  // [4 H, H], [4 H], [4 H], [H], [H]
+  const float *hidden, *cell, *memory;                                    // [B, H], [B, H], [B, H, H] or null
+  const bool *valid, *resets;                                             // [B, T], or null
+  float *hiddens, *last_hidden, *last_cell, *last_memory;                 // [B, T, H], [B, H], [B, H], [B, H, H]
+  float *before, *gates, *moments, *totals, *candidates, *cells;  // [K, B, ...]: 4 P, 4 P, 4, P, P, P
+  float *keys, *starts;                                           // [B, N, P]; [B, chunks - 1, H, H] where kept
+  const float* d_hiddens;                                         // [B, T, H], or null
+  int64_t d_hiddens_row, d_hiddens_step, has_d_last_memory;
+  float *d_gate_inputs, *d_hidden, *d_cell;  // [B, T, 4 H], [B, H], [B, H]: at first those of the last states
+  float *d_memory, *d_norms;                 // [B, H, H] or null, the same; [B, 10, P]
+};
+
+struct FWRNNArguments {
+  int64_t B, T, H, chunk, threads, keep, inner_steps;
+  double decay, rate;
+  const float* inputs;  // [B, T, H]
+  int64_t input_row, input_step;
+  const float *weight, *gain, *bias;          // [H, H], [H], [H]
+  const float *hidden, *memory;               // [B, H], [B, H, H]
+  const bool *valid, *resets;                 // [B, T], or null
+  float *hiddens, *last_hidden, *last_memory;  // [B, T, H], [B, H], [B, H, H]
+  float *sums, *moments, *queries;            // [K, B, S, P], [K, B, S, 2], [B, K, S, P]
+  float *keys, *starts;                       // [B, N, P]; [B, chunks - 1, H, H] where kept
+  const float* d_hiddens;                     // [B, T, H], or null
+  int64_t d_hiddens_row, d_hiddens_step, has_d_last_memory;
+  float *d_inputs, *d_hidden;   // [B, T, H], [B, H]: at first that of the last state
+  float *d_memory, *d_norms;    // [B, H, H] or null, the same; [B, 2, P]
+};
 }

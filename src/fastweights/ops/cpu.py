@@ -18,17 +18,25 @@ from torch import Tensor
 import fastweights
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+LARGEST_VECTOR = 16
 
 
 class _Arguments(ctypes.Structure):
-    def __init__(self, **values: Tensor | int | None):
+    def __init__(self, **values: Tensor | float | None):
         super().__init__()
+        self.tensors: list[Tensor] = []  # these live as long as the pointers to them
+        self.set(**values)
+
+    def set(self, **values: Tensor | float | None) -> None:
+        """Set more of the fields."""
+        self.tensors += [value for value in values.values() if isinstance(value, Tensor)]
         for name, value in values.items():
             setattr(self, name, value.data_ptr() if isinstance(value, Tensor) else value)
 
 
-def _fields(sizes: str = "", pointers: str = "") -> list[tuple[str, type]]:
-    return [(name, ctypes.c_int64) for name in sizes.split()] + [(name, ctypes.c_void_p) for name in pointers.split()]
+def _fields(sizes: str = "", pointers: str = "", numbers: str = "") -> list[tuple[str, type]]:
+    kinds = ((ctypes.c_int64, sizes), (ctypes.c_double, numbers), (ctypes.c_void_p, pointers))
+    return [(name, kind) for kind, names in kinds for name in names.split()]
 
 
 class LSTMArguments(_Arguments):
@@ -57,6 +65,29 @@ class FWMArguments(_Arguments):
         *_fields("k1_row k1_step k2_row k2_step v_row v_step beta_row beta_step n_row n_step e_row e_step"),
         *_fields("", "reads valid resets memory outputs last_memory starts old written factors retrieved d_outputs"),
         *_fields("d_outputs_row d_outputs_step", "d_last_memory d_k1 d_k2 d_v d_beta d_n d_e d_memory"),
+    ]
+
+
+class FWLSTMArguments(_Arguments):
+    """`FWLSTMArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B T H chunk threads keep", numbers="decay rate", pointers="gate_inputs"),
+        *_fields("input_row input_step", "weight gates_gain gates_bias cell_gain cell_bias hidden cell memory"),
+        *_fields("", "valid resets hiddens last_hidden last_cell last_memory"),
+        *_fields("", "before gates moments totals candidates cells keys starts d_hiddens"),
+        *_fields("d_hiddens_row d_hiddens_step has_d_last_memory", "d_gate_inputs d_hidden d_cell d_memory d_norms"),
+    ]
+
+
+class FWRNNArguments(_Arguments):
+    """`FWRNNArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B T H chunk threads keep inner_steps", numbers="decay rate", pointers="inputs"),
+        *_fields("input_row input_step", "weight gain bias hidden memory valid resets hiddens last_hidden last_memory"),
+        *_fields("", "sums moments queries keys starts d_hiddens"),
+        *_fields("d_hiddens_row d_hiddens_step has_d_last_memory", "d_inputs d_hidden d_memory d_norms"),
     ]
 
 
@@ -99,11 +130,13 @@ def call(function: str, arguments: _Arguments) -> None:
     getattr(LIBRARY, f"fastweights_{function}")(ctypes.byref(arguments), INSTRUCTION_SET)
 
 
-def refuses(tensors: Sequence[Tensor]) -> str | None:
+def refuses(tensors: Sequence[Tensor | None] = ()) -> str | None:
     """Why the kernels cannot run on tensors, or None where they can."""
     if PROBLEM:
         return PROBLEM
     for tensor in tensors:
+        if tensor is None:
+            continue
         if tensor.device.type != "cpu":
             return f"it runs on the CPU, the tensors are on {tensor.device.type}"
         if tensor.dtype != torch.float32:
@@ -119,3 +152,13 @@ def rows(tensor: Tensor) -> Tensor:
 def mask(tensor: Tensor | None) -> Tensor | None:
     """A mask in one piece."""
     return None if tensor is None else tensor.contiguous()
+
+
+def padded(size: int) -> int:
+    """A size rounded up to whole vectors, as the kernels keep rows."""
+    return -(-size // LARGEST_VECTOR) * LARGEST_VECTOR
+
+
+def begun(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """A state's last gradient, to be carried back in place: a copy, or zeros where there is none."""
+    return torch.zeros_like(like) if gradient is None else gradient.clone(memory_format=torch.contiguous_format)

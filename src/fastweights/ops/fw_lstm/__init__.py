@@ -7,7 +7,7 @@
     h_t = σ(o) ⊙ ReLU(c_t)
 
 Without A_t g it is the layer-normalised LSTM. `reference.py` is the definition, `plain.py` runs it without forming A_t
-at each step, its gradient written out. A backend is one entry of `BACKENDS`.
+at each step, its gradient written out, `cpu.py` compiled. A backend is one entry of `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
+from fastweights.ops.cpu import refuses
+from fastweights.ops.fw_lstm.cpu import compiled
 from fastweights.ops.fw_lstm.plain import plain
 from fastweights.ops.fw_lstm.reference import reference
 from fastweights.ops.outer_product import chunk_length
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(plain)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, refuses)}
 
 
 def fast_weight_lstm(
@@ -64,7 +66,7 @@ def fast_weight_lstm(
         rate: η.
         valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
         resets: `[B, T]` bool, where a row starts from zeros, before that step.
-        chunk: after how many steps the plain backend forms A; None chooses by length
+        chunk: after how many steps A is formed (by the backends plain and cpu); None chooses by length
             (`fastweights.ops.outer_product.chunk_length`). The result is the same.
         backend: "auto", or a name from `BACKENDS`.
 
@@ -93,7 +95,8 @@ def fast_weight_lstm(
     )
     check_masks((B, T), valid=valid, resets=resets)
     tensors = [gate_inputs, recurrent_weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory]
-    run = BACKENDS[choose("fw_lstm", BACKENDS, backend)].run
+    tensors = in_one_dtype(tensors)
+    run = BACKENDS[choose("fw_lstm", BACKENDS, backend, tensors)].run
     with torch.autocast(gate_inputs.device.type, enabled=False):
-        y, *state = run(*in_one_dtype(tensors), valid, resets, decay, rate, chunk or chunk_length(T, H))
+        y, *state = run(*tensors, valid, resets, decay, rate, chunk or chunk_length(T, H))
     return y.to(gate_inputs.dtype), *state

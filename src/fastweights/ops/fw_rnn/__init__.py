@@ -6,8 +6,8 @@
     h_{t,s+1} = ReLU(LN[z_t + A_t h_{t,s}])      s = 0 … S−1
     h_t = h_{t,S}
 
-`reference.py` is the definition, `plain.py` runs it without forming A_t at each step, its gradient written out. A
-backend is one entry of `BACKENDS`.
+`reference.py` is the definition, `plain.py` runs it without forming A_t at each step, its gradient written out, and
+`cpu.py` compiled. A backend is one entry of `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
+from fastweights.ops.fw_rnn.cpu import compiled, refuses
 from fastweights.ops.fw_rnn.plain import plain
 from fastweights.ops.fw_rnn.reference import reference
 from fastweights.ops.outer_product import chunk_length
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(plain)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, refuses)}
 
 
 def fast_weight_rnn(
@@ -58,7 +59,7 @@ def fast_weight_rnn(
         inner_steps: S, at least 1.
         valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
         resets: `[B, T]` bool, where a row starts from zeros, before that step.
-        chunk: after how many steps the plain backend forms A; None chooses by length
+        chunk: after how many steps A is formed (by the backends plain and cpu); None chooses by length
             (`fastweights.ops.outer_product.chunk_length`). The result is the same.
         backend: "auto", or a name from `BACKENDS`.
 
@@ -84,7 +85,7 @@ def fast_weight_rnn(
     )
     check_masks((B, T), valid=valid, resets=resets)
     tensors = in_one_dtype((inputs, recurrent_weight, gain, bias, hidden, memory))
-    run = BACKENDS[choose("fw_rnn", BACKENDS, backend)].run
+    run = BACKENDS[choose("fw_rnn", BACKENDS, backend, tensors)].run
     with torch.autocast(inputs.device.type, enabled=False):
         y, *state = run(*tensors, valid, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
     return y.to(inputs.dtype), *state

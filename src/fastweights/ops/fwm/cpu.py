@@ -20,7 +20,7 @@ WIDEST_VECTOR = 16
 def _arguments(k1, k2, v, beta, n, e, reads, valid, resets, chunk_size) -> cpu.FWMArguments:
     B, T, d = v.shape
     arguments = cpu.FWMArguments(
-        B=B, T=T, d=d, hops=e.shape[2], chunk=chunk_size, threads=torch.get_num_threads(),
+        B=B, T=T, d=d, hops=e.shape[2], chunk=min(chunk_size, T), threads=torch.get_num_threads(),
         reads=reads, valid=valid, resets=resets,
     )  # fmt: skip
     for name, tensor in {"k1": k1, "k2": k2, "v": v, "beta": beta, "n": n, "e": e}.items():

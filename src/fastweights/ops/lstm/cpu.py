@@ -11,8 +11,6 @@ from fastweights.ops import cpu
 from fastweights.ops.derivatives import in_full_precision, of_definition
 from fastweights.ops.lstm.reference import reference
 
-LARGEST_VECTOR = 16
-
 
 @torch.library.custom_op("fastweights::lstm_cpu", mutates_args=())
 def _forward(
@@ -77,10 +75,7 @@ def _backward(
     threads = torch.get_num_threads()
     weight, hidden, cell = weight.contiguous(), hidden.contiguous(), cell.contiguous()
     d_inputs = torch.empty_like(gates)
-    d_hidden, d_cell = (
-        torch.zeros_like(x) if dx is None else dx.clone(memory_format=torch.contiguous_format)
-        for x, dx in ((hidden, hidden_gradient), (cell, cell_gradient))
-    )
+    d_hidden, d_cell = cpu.begun(hidden_gradient, hidden), cpu.begun(cell_gradient, cell)
     valid, resets = cpu.mask(valid), cpu.mask(resets)
     arguments = cpu.LSTMArguments(
         B=B, T=T, H=H, threads=threads, weight=weight, cell=cell, valid=valid, resets=resets, cells=cells, gates=gates,
@@ -156,6 +151,6 @@ def compiled(
 
 def refuses(tensors: Sequence[Tensor] = ()) -> str | None:
     """Why the kernel cannot run (on gate_inputs, weight, hidden, cell), or None where it can."""
-    if tensors and tensors[2].shape[-1] % LARGEST_VECTOR:
-        return f"it needs a hidden size that is a multiple of {LARGEST_VECTOR}, not {tensors[2].shape[-1]}"
+    if tensors and tensors[2].shape[-1] % cpu.LARGEST_VECTOR:
+        return f"it needs a hidden size that is a multiple of {cpu.LARGEST_VECTOR}, not {tensors[2].shape[-1]}"
     return cpu.refuses(tensors)

@@ -1,0 +1,319 @@
+// What the recurrences with fast weights as a decaying sum of outer products share (FW-LSTM, FW-RNN): rows padded to
+// whole vectors, layer normalisation, and reads of fast weights that are not formed at each step
+// (src/fastweights/ops/outer_product/README.md has the derivation).
+#pragma once
+
+#include "simd.h"
+
+namespace FW_ISA {
+
+namespace {
+
+constexpr int PADDED_TO = 16;  // the widest vector: what is kept for the gradient has one layout everywhere
+constexpr int ROWS_AT_ONCE = 24;
+constexpr float EPSILON = 1e-5f;
+
+constexpr int padded(int size) { return (size + PADDED_TO - 1) / PADDED_TO * PADDED_TO; }
+
+// x in its first `count` lanes, 0 in the others.
+FW_INLINE vec<WIDTH> first_lanes(vec<WIDTH> x, int count) {
+  typename vector_of<WIDTH>::integer lane;
+  for (int i = 0; i < WIDTH; ++i) lane[i] = i;
+  return lane < count ? x : vec<WIDTH>{};
+}
+
+inline void zero(float* x, int count) { std::memset(x, 0, sizeof(float) * count); }
+
+// `parts` pieces of H floats, each padded with zeros to P, and back.
+inline void pad(float* to, const float* from, int H, int P, int parts = 1) {
+  for (int part = 0; part < parts; ++part) {
+    std::memcpy(to + part * P, from + part * H, sizeof(float) * H);
+    zero(to + part * P + H, P - H);
+  }
+}
+inline void unpad(float* to, const float* from, int H, int P, int parts = 1) {
+  for (int part = 0; part < parts; ++part) std::memcpy(to + part * H, from + part * P, sizeof(float) * H);
+}
+
+// ---- products with a weight, packed in panels [k][2 vectors] so that a tile reads it in one piece
+
+// The panels of b [K][N], where b[k][n] = get(k, n).
+template <typename F>
+inline float* pack(int K, int N, F&& get) {
+  float* packed = aligned_floats(std::size_t(K) * N);
+  float* to = packed;
+  for (int n = 0; n < N;) {
+    const int wide = N - n >= 2 * WIDTH ? 2 * WIDTH : WIDTH;
+    for (int k = 0; k < K; ++k)
+      for (int i = 0; i < wide; ++i) *to++ = get(k, n + i);
+    n += wide;
+  }
+  return packed;
+}
+
+// out[m][n] (+)= sum_k a[m][k] b[k][n]
+template <bool ADD>
+inline void packed_product(int M, int N, int K, const float* a, int64_t a_row, const float* packed, float* out,
+                           int64_t out_row) {
+  for (int n = 0; n < N;) {
+    const bool two = N - n >= 2 * WIDTH;
+    const float* b = packed + std::size_t(n) * K;
+    tiles<rows_for(2)>(M, [&](int m, auto size) {
+      constexpr int R = decltype(size)::value;
+      if (two)
+        product_tile<WIDTH, R, 2, ADD>(K, a + m * a_row, a_row, 1, b, 2 * WIDTH, out + m * out_row + n, out_row);
+      else
+        product_tile<WIDTH, R, 1, ADD>(K, a + m * a_row, a_row, 1, b, WIDTH, out + m * out_row + n, out_row);
+    });
+    n += two ? 2 * WIDTH : WIDTH;
+  }
+}
+
+// ---- layer normalisation of `parts` pieces of H floats, padded to P, as one
+
+struct Moments {
+  float mean, inverse_deviation;
+};
+
+inline Moments moments_of(const float* x, int H, int P, int parts) {
+  vec<WIDTH> total{}, squares{};
+  for (int i = 0; i < parts * P; i += WIDTH) total += load<WIDTH>(x + i);  // what pads is 0
+  const float mean = sum<WIDTH>(total) / (parts * H);
+  for (int part = 0; part < parts; ++part)
+    for (int u = 0; u < P; u += WIDTH) {
+      vec<WIDTH> away = first_lanes(load<WIDTH>(x + part * P + u) - mean, H - u);
+      squares += away * away;
+    }
+  return {mean, 1.f / __builtin_sqrtf(sum<WIDTH>(squares) / (parts * H) + EPSILON)};
+}
+
+FW_INLINE vec<WIDTH> normalized(const float* x, Moments m, const float* gain, const float* bias) {
+  return (load<WIDTH>(x) - m.mean) * m.inverse_deviation * load<WIDTH>(gain) + load<WIDTH>(bias);
+}
+
+// d_x from d_y (0 where it pads; the two may be one), and what this step adds to the gradients of gain and bias.
+inline void normalize_backward(const float* d_y, const float* x, Moments m, const float* gain, int H, int P, int parts,
+                               float* d_x, float* d_gain, float* d_bias) {
+  vec<WIDTH> mean_of_d{}, along{};
+  for (int i = 0; i < parts * P; i += WIDTH) {
+    vec<WIDTH> d = load<WIDTH>(d_y + i), standard = (load<WIDTH>(x + i) - m.mean) * m.inverse_deviation;
+    store<WIDTH>(d_gain + i, load<WIDTH>(d_gain + i) + d * standard);
+    store<WIDTH>(d_bias + i, load<WIDTH>(d_bias + i) + d);
+    d *= load<WIDTH>(gain + i);
+    mean_of_d += d;
+    along += d * standard;
+  }
+  const float c = sum<WIDTH>(mean_of_d) / (parts * H), s = sum<WIDTH>(along) / (parts * H);
+  for (int part = 0; part < parts; ++part)
+    for (int u = 0; u < P; u += WIDTH) {
+      const int i = part * P + u;
+      vec<WIDTH> standard = (load<WIDTH>(x + i) - m.mean) * m.inverse_deviation;
+      vec<WIDTH> found = (load<WIDTH>(d_y + i) * load<WIDTH>(gain + i) - c - standard * s) * m.inverse_deviation;
+      store<WIDTH>(d_x + i, first_lanes(found, H - u));
+    }
+}
+
+// ---- fast weights
+
+// What counts how much in one row: the steps that pass, the resets, the powers of the decay.
+struct Row {
+  const bool *valid, *resets;  // [T], or null
+  const float* powers;         // decay^n
+  float rate;
+
+  bool passes(int t) const { return !valid || valid[t]; }
+  bool reset(int t) const { return resets && resets[t]; }
+
+  // How much the writes of steps begin..t count in what is read at t; returns how much what was there before does.
+  float writes(int begin, int t, float* counts) const {
+    int age = 0;
+    for (int i = t; i >= begin; --i) {
+      counts[i - begin] = passes(i) ? rate * powers[age] : 0.f;
+      age += passes(i);
+      if (reset(i)) {
+        zero(counts, i - begin);
+        return 0.f;
+      }
+    }
+    return powers[age];
+  }
+
+  // How much the write of step t, which passes, counts in what is read at steps t..end-1; returns for how many.
+  int readers(int t, int end, float* counts) const {
+    int age = 0;
+    for (int i = t; i < end; ++i) {
+      if (i > t && reset(i)) return i - t;
+      age += i > t && passes(i);
+      counts[i - t] = passes(i) ? rate * powers[age] : 0.f;
+    }
+    return end - t;
+  }
+};
+
+inline float* powers_of(double decay, int64_t count) {
+  float* powers = aligned_floats(count + 1);
+  double power = 1;
+  for (int64_t i = 0; i <= count; ++i, power *= decay) powers[i] = float(power);
+  return powers;
+}
+
+template <int N>
+FW_INLINE void dots(const float* keys, int64_t step, const float* query, int P, float* found) {
+  vec<WIDTH> sums[N] = {};
+  for (int u = 0; u < P; u += WIDTH) {
+    vec<WIDTH> q = load<WIDTH>(query + u);
+    for (int i = 0; i < N; ++i) sums[i] += load<WIDTH>(keys + i * step + u) * q;
+  }
+  for (int i = 0; i < N; ++i) found[i] = sum<WIDTH>(sums[i]);
+}
+
+template <int N>
+FW_INLINE void add_scaled(const float* keys, int64_t step, const float* factors, int P, float* out) {
+  for (int u = 0; u < P; u += WIDTH) {
+    vec<WIDTH> total = load<WIDTH>(out + u);
+    for (int i = 0; i < N; ++i) total += factors[i] * load<WIDTH>(keys + i * step + u);
+    store<WIDTH>(out + u, total);
+  }
+}
+
+// out += sum_i counts_i key_i (key_i . query): four keys at a time, while they are near.
+inline void read(const float* keys, const float* counts, int n, const float* query, int P, float* out) {
+  float factors[4];
+  int i = 0;
+  for (; i + 4 <= n; i += 4) {
+    dots<4>(keys + std::size_t(i) * P, P, query, P, factors);
+    for (int j = 0; j < 4; ++j) factors[j] *= counts[i + j];
+    add_scaled<4>(keys + std::size_t(i) * P, P, factors, P, out);
+  }
+  for (; i < n; ++i) {
+    dots<1>(keys + std::size_t(i) * P, P, query, P, factors);
+    factors[0] *= counts[i];
+    add_scaled<1>(keys + std::size_t(i) * P, P, factors, P, out);
+  }
+}
+
+// The gradient of a key: out += sum_i counts_i sum_s [d_read_is (key . query_is) + query_is (key . d_read_is)], of
+// which this does N pairs at once.
+template <int N>
+FW_INLINE void read_by_some(const float* queries, const float* d_reads, const float* counts, int first, int S,
+                            const float* key, int P, float* out) {
+  const std::size_t place = std::size_t(first) * P;
+  float with_queries[N], with_gradients[N];
+  dots<N>(queries + place, P, key, P, with_queries);
+  dots<N>(d_reads + place, P, key, P, with_gradients);
+  for (int i = 0; i < N; ++i) {
+    const float count = counts[S == 1 ? first + i : (first + i) / S];
+    with_queries[i] *= count;
+    with_gradients[i] *= count;
+  }
+  add_scaled<N>(d_reads + place, P, with_queries, P, out);
+  add_scaled<N>(queries + place, P, with_gradients, P, out);
+}
+inline void read_by(const float* queries, const float* d_reads, const float* counts, int n, int S, const float* key,
+                    int P, float* out) {
+  int i = 0;
+  for (; i + 4 <= n * S; i += 4) read_by_some<4>(queries, d_reads, counts, i, S, key, P, out);
+  for (; i < n * S; ++i) read_by_some<1>(queries, d_reads, counts, i, S, key, P, out);
+}
+
+inline bool is_empty(const float* memory, int H) {
+  for (int i = 0; i < H * H; ++i)
+    if (memory[i] != 0) return false;
+  return true;
+}
+
+// out += factor A q, or A transposed q, of A [H][H]
+inline void read_memory(const float* memory, float factor, const float* query, int H, float* out) {
+  const int whole = H / WIDTH * WIDTH;
+  for (int i = 0; i < H; ++i) {
+    const float* row = memory + std::size_t(i) * H;
+    vec<WIDTH> total{};
+    for (int u = 0; u < whole; u += WIDTH) total += load<WIDTH>(row + u) * load<WIDTH>(query + u);
+    float found = sum<WIDTH>(total);
+    for (int u = whole; u < H; ++u) found += row[u] * query[u];
+    out[i] += factor * found;
+  }
+}
+inline void read_memory_transposed(const float* memory, float factor, const float* query, int H, float* out) {
+  const int whole = H / WIDTH * WIDTH;
+  for (int i = 0; i < H; ++i) {
+    const float* row = memory + std::size_t(i) * H;
+    const float x = factor * query[i];
+    for (int u = 0; u < whole; u += WIDTH) store<WIDTH>(out + u, load<WIDTH>(out + u) + x * load<WIDTH>(row + u));
+    for (int u = whole; u < H; ++u) out[u] += x * row[u];
+  }
+}
+
+// to = factor from + sum_k a_k b_k^T over n pairs of rows [P]; `from` and `to` [H][H] may be one, or `from` null.
+inline void add_outer_products(const float* a, const float* b, int n, const float* from, float factor, int H, int P,
+                               float* formed, float* to) {
+  product<WIDTH, false>(H, P, n, a, 1, P, b, P, formed, P);
+  for (int i = 0; i < H; ++i) {
+    const std::size_t row = std::size_t(i) * H;
+    for (int u = 0; u < H; ++u) to[row + u] = (from ? factor * from[row + u] : 0.f) + formed[std::size_t(i) * P + u];
+  }
+}
+
+// The fast weights after steps begin..end-1 of one row.
+inline void form_memory(const Row& row, int begin, int end, const float* keys, const float* from, int H, int P,
+                        float* counts, float* counted, float* formed, float* to) {
+  const float start = row.writes(begin, end - 1, counts);
+  for (int i = 0; i < end - begin; ++i)
+    for (int u = 0; u < P; ++u) counted[std::size_t(i) * P + u] = counts[i] * keys[std::size_t(i) * P + u];
+  add_outer_products(counted, keys, end - begin, from, start, H, P, formed, to);
+}
+
+// What the gradient of the fast weights after a chunk gives its keys: counts_i (D + D^T) key_i, as d_keys [n][P].
+inline void form_memory_backward(const Row& row, int begin, int end, const float* keys, const float* d_memory, int H,
+                                 int P, float* counts, float* counted, float* symmetric, float* d_keys) {
+  row.writes(begin, end - 1, counts);
+  for (int i = 0; i < end - begin; ++i)
+    for (int u = 0; u < P; ++u) counted[std::size_t(i) * P + u] = counts[i] * keys[std::size_t(i) * P + u];
+  for (int i = 0; i < H; ++i) {
+    for (int u = 0; u < H; ++u)
+      symmetric[std::size_t(i) * P + u] = d_memory[std::size_t(i) * H + u] + d_memory[std::size_t(u) * H + i];
+    zero(symmetric + std::size_t(i) * P + H, P - H);
+  }
+  product<WIDTH, false>(end - begin, P, H, counted, P, 1, symmetric, P, d_keys, P);
+}
+
+// The gradient of the fast weights before a chunk, in the place of that after it (`has_later`: there is one).
+inline void memory_gradient(const Row& row, int begin, int end, int S, const float* queries, const float* d_reads,
+                            bool has_later, int H, int P, float* counts, float* counted, float* formed,
+                            float* d_memory) {
+  const float* later = has_later ? d_memory : nullptr;
+  float start = 0;
+  for (int t = begin; t < end; ++t) {
+    start = row.writes(begin, t, counts);
+    for (int i = 0; i < S * P; ++i) {
+      const std::size_t place = std::size_t(t - begin) * S * P + i;
+      counted[place] = start * d_reads[place];
+    }
+  }
+  add_outer_products(counted, queries, (end - begin) * S, later, start, H, P, formed, d_memory);
+}
+
+template <typename F>
+void for_blocks_of_rows(int64_t B, int64_t wanted_threads, F&& run) {
+  const int threads = larger(1, smaller(int(wanted_threads), int(B)));
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int i = 0; i < threads; ++i) {
+    const int64_t begin = B * i / threads, end = B * (i + 1) / threads;
+    for (int64_t first = begin; first < end; first += ROWS_AT_ONCE)
+      run(first, end - first < ROWS_AT_ONCE ? int(end - first) : ROWS_AT_ONCE);
+  }
+}
+
+// Cuts one workspace into pieces.
+struct Pieces {
+  float* next;
+  float* take(std::size_t floats) {
+    float* piece = next;
+    next += (floats + PADDED_TO - 1) / PADDED_TO * PADDED_TO;
+    return piece;
+  }
+};
+
+}  // namespace
+
+}  // namespace FW_ISA
