@@ -8,6 +8,7 @@
   void gather_backward(const GatherArguments&); \
   void fwm_forward(const FWMArguments&);    \
   void fwm_backward(const FWMArguments&);   \
+  void fwm_step(const FWMStepArguments&);   \
   void fw_lstm_forward(const FWLSTMArguments&);  \
   void fw_lstm_backward(const FWLSTMArguments&); \
   void fw_rnn_forward(const FWRNNArguments&);   \
@@ -47,6 +48,7 @@ void fastweights_lstm_backward(const LSTMArguments* a, int isa) { CALL(lstm_back
 void fastweights_gather_backward(const GatherArguments* a, int isa) { CALL(gather_backward, isa, a); }
 void fastweights_fwm_forward(const FWMArguments* a, int isa) { CALL(fwm_forward, isa, a); }
 void fastweights_fwm_backward(const FWMArguments* a, int isa) { CALL(fwm_backward, isa, a); }
+void fastweights_fwm_step(const FWMStepArguments* a, int isa) { CALL(fwm_step, isa, a); }
 void fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_forward, isa, a); }
 void fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }
 void fastweights_fw_rnn_forward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_forward, isa, a); }

@@ -668,6 +668,63 @@ struct Row {
   static constexpr int MOST_HOPS = 16, FEW = 8;
 };
 
+// One step of a memory kept as its writes: F = sum_j left[j] (k1_j (x) k2_j) (x) written_j.
+template <int D>
+void step_of_row(const FWMStepArguments& a, int64_t b) {
+  using M = Memory<D>;
+  constexpr int W = M::W, NV = M::NV;
+  using V = vec<W>;
+  const int C = int(a.capacity), count = int(a.count);
+  float *keys1 = a.first_keys + b * D * C, *keys2 = a.second_keys + b * D * C;
+  float *written = a.written + b * C * D, *left = a.left + b * C, *weights = workspace(C);
+  auto answer = [&](const float* x, const float* y, int writes, float* out) {
+    for (int j = 0; j < writes; j += WIDTH) {
+      vec<WIDTH> similar1{}, similar2{};
+      for (int k = 0; k < D; ++k) {
+        similar1 += x[k] * load<WIDTH>(keys1 + k * C + j);
+        similar2 += y[k] * load<WIDTH>(keys2 + k * C + j);
+      }
+      store<WIDTH>(weights + j, similar1 * similar2 * load<WIDTH>(left + j));
+    }
+    V sums[2][NV] = {};
+    for (int j = 0; j < writes; ++j)
+      for (int n = 0; n < NV; ++n) sums[j % 2][n] += weights[j] * load<W>(written + j * D + n * W);
+    for (int n = 0; n < NV; ++n) store<W>(out + n * W, sums[0][n] + sums[1][n]);
+  };
+  const float *k1 = a.k1 + b * D, *k2 = a.k2 + b * D, *v = a.v + b * D, beta = a.beta[b];
+  float *delta = written + count * D, old[D], y[D];
+  answer(k1, k2, count, old);
+  const float half = M::dot(k1, k1) * M::dot(k2, k2) / 2;
+  V growth = {};
+  for (int n = 0; n < D; n += W) {
+    V o = load<W>(old + n), d = beta * (load<W>(v + n) - o);
+    store<W>(delta + n, d);
+    growth += (o + half * d) * d;
+  }
+  float norm = a.squared_norm[b] + 2 * sum<W>(growth);  // as in Row::write_scan
+  left[count] = 1;
+  for (int k = 0; k < D; ++k) keys1[k * C + count] = k1[k], keys2[k * C + count] = k2[k];
+  if (norm > 1) {
+    const float factor = 1 / __builtin_sqrtf(norm);
+    for (int j = 0; j <= count; ++j) left[j] *= factor;
+    norm = 1;
+  }
+  a.squared_norm[b] = norm;
+  float* out = a.outputs + b * D;
+  std::memcpy(out, a.n + b * D, sizeof(float) * D);
+  for (int i = 0; i < a.hops; ++i) {
+    answer(out, a.e + (b * a.hops + i) * D, count + 1, y);
+    M::normalise(1, y, out);
+  }
+}
+
+template <int D>
+void run_step(const FWMStepArguments& a) {
+  const int threads = larger(1, smaller(int(a.threads), int(a.B)));
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t b = 0; b < a.B; ++b) step_of_row<D>(a, b);
+}
+
 template <bool BACKWARD, int D>
 void run(const FWMArguments& a) {
   const int threads = larger(1, smaller(int(a.threads), int(a.B)));
@@ -694,5 +751,12 @@ void run_size(const FWMArguments& a) {
 
 void fwm_forward(const FWMArguments& a) { run_size<false>(a); }
 void fwm_backward(const FWMArguments& a) { run_size<true>(a); }
+void fwm_step(const FWMStepArguments& a) {
+  switch (a.d) {
+    case 8: return run_step<8>(a);
+    case 16: return run_step<16>(a);
+    case 32: return run_step<32>(a);
+  }
+}
 
 }  // namespace FW_ISA

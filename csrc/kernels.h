@@ -45,6 +45,15 @@ struct FWMArguments {
   float* d_memory;                                // [B, d, d, d], or null
 };
 
+// One step of a memory kept as the writes that it is a sum of, in place.
+struct FWMStepArguments {
+  int64_t B, d, hops, threads, count, capacity;  // count: of the writes so far; capacity: a multiple of 16
+  const float *k1, *k2, *v, *beta, *n, *e;       // [B, d], [B], [B, hops, d]: in one piece
+  float *first_keys, *second_keys;               // [B, d, capacity]
+  float *written, *left, *squared_norm;          // [B, capacity, d], [B, capacity], [B]
+  float* outputs;                                // [B, d]
+};
+
 // Sizes P are H padded to a multiple of 16; K is T where values are kept for the gradient, else 1; N is T or the chunk.
 struct FWLSTMArguments {
   int64_t B, T, H, chunk, threads, keep;

@@ -17,6 +17,7 @@ from fastweights.cores import (
     state_size,
 )
 from fastweights.cores.contract import state_from_dict, state_to_dict, tensors_of
+from fastweights.ops.fwm.writes import Writes
 from tolerances import assert_near
 
 INPUT_SIZE = 5
@@ -291,3 +292,21 @@ def test_weights_can_be_saved_and_loaded(core, x):
 
 def test_every_registered_core_is_tested():
     assert {type(build()) for build in CASES.values()} == set(CORES.values())
+
+
+@torch.no_grad()
+def test_acting_step_by_step_is_reading(core, x):
+    """A state for acting may have another form, and gives the same."""
+    expected, _ = core(x[:, :9])
+    state = core.acting_state(B, 9)
+    found = []
+    for step in range(9):
+        y, state = core(x[:, step : step + 1], state)
+        found.append(y)
+    assert_near(torch.cat(found, 1), expected)
+
+
+def test_an_agents_memory_is_kept_in_the_smaller_form():
+    core = FastWeightMemory(INPUT_SIZE, 6, memory_size=16)
+    assert isinstance(core.acting_state(3, steps=30).memory, Writes)
+    assert core.acting_state(3, steps=200).memory.shape == (3, 16, 16, 16)

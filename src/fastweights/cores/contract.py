@@ -42,6 +42,13 @@ class Core(nn.Module):
         """The state of `batch_size` rows that have read nothing yet."""
         raise TypeError(f"{type(self).__name__} does not define initial_state")
 
+    def acting_state(self, batch_size: int, steps: int) -> NamedTuple:
+        """A first state for at most `steps` calls of one step each, without gradients; they may overwrite it.
+
+        A core whose state can be kept in a form that is quicker so gives that form.
+        """
+        return self.initial_state(batch_size)
+
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The linear map with which this core begins, or None where it does not begin with one.
 

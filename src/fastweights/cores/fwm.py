@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from fastweights.cores.contract import Core, apply_where
 from fastweights.cores.lstm import LSTM
 from fastweights.ops.fwm import fast_weight_memory
+from fastweights.ops.fwm.writes import Writes, write_and_read
 
 
 class FWMState(NamedTuple):
-    """The slow core's state, and the fast weights F `[B, S, R, V]` (`[B, S + R, V]` with concatenated keys)."""
+    """The slow core's state, and the fast weights F `[B, S, R, V]` (`[B, S + R, V]` with concatenated keys).
+
+    While an agent acts, F may be kept as the writes that it is a sum of.
+    """
 
     slow: Any
-    memory: Tensor
+    memory: Tensor | Writes
 
 
 class FastWeightMemory(Core):
@@ -108,6 +112,13 @@ class FastWeightMemory(Core):
         shape = (S, R, V) if self.pairing == "product" else (S + R, V)
         return FWMState(self.slow.initial_state(batch_size), self.write.weight.new_zeros(batch_size, *shape))
 
+    def acting_state(self, batch_size: int, steps: int) -> FWMState:
+        S, R, V = self.first_key_size, self.second_key_size, self.value_size
+        if self.pairing != "product" or steps * (S + R + V) > S * R * V:  # F itself is smaller
+            return self.initial_state(batch_size)
+        memory = Writes.none(self.write.weight, batch_size, S, R, V, steps)
+        return FWMState(self.slow.acting_state(batch_size, steps), memory)
+
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The slow core's."""
         return self.slow.input_projection(x)
@@ -127,9 +138,12 @@ class FastWeightMemory(Core):
         h, slow_state = self.slow(x, slow_state, valid=valid, resets=resets, tokens=tokens)
         k1, k2, v, beta = self.keys(h)
         n, e = self.queries(h, reads)
-        n, memory = fast_weight_memory(
-            k1, k2, v, beta, n, e, memory, reads=reads, valid=valid, resets=resets, **self.options
-        )
+        if isinstance(memory, Writes):
+            n = write_and_read(memory, *(x[:, 0] for x in (k1, k2, v, beta, n, e)), **self.options).unsqueeze(1)
+        else:
+            n, memory = fast_weight_memory(
+                k1, k2, v, beta, n, e, memory, reads=reads, valid=valid, resets=resets, **self.options
+            )
         y = apply_where(reads, self.output, n)
         return (h + y if self.residual else y), FWMState(slow_state, memory)
 

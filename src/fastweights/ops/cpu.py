@@ -68,6 +68,15 @@ class FWMArguments(_Arguments):
     ]
 
 
+class FWMStepArguments(_Arguments):
+    """`FWMStepArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B d hops threads count capacity", "k1 k2 v beta n e"),
+        *_fields("", "first_keys second_keys written left squared_norm outputs"),
+    ]
+
+
 class FWLSTMArguments(_Arguments):
     """`FWLSTMArguments` of csrc/kernels.h."""
 

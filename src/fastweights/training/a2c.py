@@ -58,7 +58,7 @@ def play(
     noise = noise.to(device)
     now, _ = environments.reset(seed=seed)
     over = np.zeros(rows, bool)
-    state, step = None, 0
+    state, step = model.core.acting_state(rows, steps), 0
     while step < steps and not over.all():
         playing[step] = torch.from_numpy(~over)
         seen[step] = torch.from_numpy(now)
