@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
 from fastweights.ops.derivatives import in_full_precision, of_definition
-from fastweights.ops.fw_lstm.reference import reference
+from fastweights.ops.fw_lstm.reference import MEMORY, reference
 
 
 @torch.library.custom_op("fastweights::fw_lstm_cpu", mutates_args=())
@@ -168,24 +170,12 @@ def _gradient(ctx, *gradients):
 _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
-def compiled(
-    gate_inputs: Tensor,
-    weight: Tensor,
-    gates_gain: Tensor,
-    gates_bias: Tensor,
-    cell_gain: Tensor,
-    cell_bias: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    memory: Tensor | None,
-    valid: Tensor | None,
-    resets: Tensor | None,
-    decay: float,
-    rate: float,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Compiled for this processor: float32 on the CPU, any size."""
-    inputs = (gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    y, hidden, cell, last_memory, _ = _forward(*inputs, valid, resets, decay, rate, chunk, keep)
-    return y, hidden, cell, None if memory is None else last_memory
+def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Compiled for this processor: float32 on the CPU, any size.
+
+    Arguments as of `reference`.
+    """
+    differentiable = arguments[: MEMORY + 1]
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiable)
+    y, hidden, cell, last_memory, _ = _forward(*arguments, keep)
+    return y, hidden, cell, None if arguments[MEMORY] is None else last_memory

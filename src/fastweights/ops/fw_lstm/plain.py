@@ -7,12 +7,14 @@ chunk they are carried. The gradients of W and of the layer norms are one produc
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.ops import aten
 
 from fastweights.ops.derivatives import in_full_precision, of_definition
-from fastweights.ops.fw_lstm.reference import reference
+from fastweights.ops.fw_lstm.reference import MEMORY, reference
 from fastweights.ops.layer_norm import normalize, normalize_backward, parameters_backward
 from fastweights.ops.outer_product.steps import Reads, ReadsBackward
 from fastweights.ops.outer_product.weights import chunks
@@ -222,23 +224,10 @@ def _gradient(ctx, *gradients):
 _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
-def plain(
-    gate_inputs: Tensor,
-    weight: Tensor,
-    gates_gain: Tensor,
-    gates_bias: Tensor,
-    cell_gain: Tensor,
-    cell_bias: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    memory: Tensor | None,
-    valid: Tensor | None,
-    resets: Tensor | None,
-    decay: float,
-    rate: float,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Plain torch, the fast weights formed once a chunk, its gradient written out: any device, any dtype."""
-    inputs = (gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory)
-    hiddens, hidden, cell, last_memory, _ = _forward(*inputs, valid, resets, decay, rate, chunk)
-    return hiddens.transpose(0, 1), hidden, cell, None if memory is None else last_memory
+def plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Plain torch, the fast weights formed once a chunk, its gradient written out: any device, any dtype.
+
+    Arguments as of `reference`.
+    """
+    hiddens, hidden, cell, last_memory, _ = _forward(*arguments)
+    return hiddens.transpose(0, 1), hidden, cell, None if arguments[MEMORY] is None else last_memory

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
 from fastweights.ops.derivatives import in_full_precision, of_definition
-from fastweights.ops.fw_rnn.reference import reference
+from fastweights.ops.fw_rnn.reference import MEMORY, reference
 
 # Above, the keys of a block of rows do not stay in the cache, and torch's products are faster (measured with H 512).
 LARGEST_SIZE = 256
@@ -149,24 +150,13 @@ def _gradient(ctx, *gradients):
 _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
-def compiled(
-    inputs: Tensor,
-    weight: Tensor,
-    gain: Tensor,
-    bias: Tensor,
-    hidden: Tensor,
-    memory: Tensor,
-    valid: Tensor | None,
-    resets: Tensor | None,
-    decay: float,
-    rate: float,
-    inner_steps: int,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compiled for this processor: float32 on the CPU, hidden sizes up to 256."""
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (inputs, weight, gain, bias, hidden, memory))
-    tensors = (inputs, weight, gain, bias, hidden, memory, valid, resets)
-    *found, _ = _forward(*tensors, decay, rate, inner_steps, chunk, keep)
+def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Compiled for this processor: float32 on the CPU, hidden sizes up to 256.
+
+    Arguments as of `reference`.
+    """
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in arguments[: MEMORY + 1])
+    *found, _ = _forward(*arguments, keep)
     return tuple(found)
 
 

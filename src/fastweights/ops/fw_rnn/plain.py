@@ -6,6 +6,8 @@ the layer norm are one product over all steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.ops import aten
@@ -167,22 +169,10 @@ def _gradient(ctx, *gradients):
 _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
-def plain(
-    inputs: Tensor,
-    weight: Tensor,
-    gain: Tensor,
-    bias: Tensor,
-    hidden: Tensor,
-    memory: Tensor,
-    valid: Tensor | None,
-    resets: Tensor | None,
-    decay: float,
-    rate: float,
-    inner_steps: int,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain torch, the fast weights formed once a chunk, its gradient written out: any device, any dtype."""
-    hiddens, hidden, memory, _ = _forward(
-        inputs, weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, chunk
-    )
+def plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain torch, the fast weights formed once a chunk, its gradient written out: any device, any dtype.
+
+    Arguments as of `reference`.
+    """
+    hiddens, hidden, memory, _ = _forward(*arguments)
     return hiddens.transpose(0, 1), hidden, memory
