@@ -185,33 +185,37 @@ struct Memory {
     return sum<W>(total);
   }
 
+  static FW_INLINE V at(const float* y, int n) { return load<W>(y + n * W); }
+
   static FW_INLINE void moments(const float* y, float& mean, float& scale) {
-    float total = 0, squares = 0;
-    for (int i = 0; i < D; ++i) total += y[i];
-    mean = total / D;
-    for (int i = 0; i < D; ++i) squares += (y[i] - mean) * (y[i] - mean);
-    scale = 1 / __builtin_sqrtf(squares / D + EPSILON);
+    V total = at(y, 0), squares = {};
+    for (int n = 1; n < NV; ++n) total += at(y, n);
+    mean = sum<W>(total) / D;
+    for (int n = 0; n < NV; ++n) squares += (at(y, n) - mean) * (at(y, n) - mean);
+    scale = 1 / __builtin_sqrtf(sum<W>(squares) / D + EPSILON);
   }
 
   static void normalise(int count, const float* y, float* out) {
     for (int a = 0; a < count; ++a, y += D, out += D) {
       float mean, scale;
       moments(y, mean, scale);
-      for (int i = 0; i < D; ++i) out[i] = (y[i] - mean) * scale;
+      for (int n = 0; n < NV; ++n) store<W>(out + n * W, (at(y, n) - mean) * scale);
     }
   }
 
   // The gradient of y from that of normalise(y), in place.
   static void normalise_backward(int count, const float* y, float* gradient) {
     for (int a = 0; a < count; ++a, y += D, gradient += D) {
-      float mean, scale, total = 0, along = 0;
+      float mean, scale;
       moments(y, mean, scale);
-      for (int i = 0; i < D; ++i) {
-        total += gradient[i];
-        along += gradient[i] * (y[i] - mean) * scale;
+      V total = {}, along = {};
+      for (int n = 0; n < NV; ++n) {
+        total += at(gradient, n);
+        along += at(gradient, n) * (at(y, n) - mean);
       }
-      for (int i = 0; i < D; ++i)
-        gradient[i] = scale * (gradient[i] - total / D - (y[i] - mean) * scale * (along / D));
+      const float shift = sum<W>(total) / D, slope = sum<W>(along) * scale * scale / D;
+      for (int n = 0; n < NV; ++n)
+        store<W>(gradient + n * W, scale * (at(gradient, n) - shift - (at(y, n) - mean) * slope));
     }
   }
 };
