@@ -38,7 +38,8 @@ def _forward(
     )  # fmt: skip
     names = ("hiddens", "last_hidden", "last_cell", "last_memory", *_KEPT)
     shapes = _shapes(gate_inputs, memory, chunk, keep_for_backward)
-    filled = hidden.new_empty if valid is None else hidden.new_zeros  # padding leaves values unwritten
+    everywhere = valid is None or bool(valid.all())
+    filled = hidden.new_empty if everywhere else hidden.new_zeros  # padding leaves values unwritten
     outputs = {name: filled(shape) for name, shape in zip(names, shapes, strict=True)}
     arguments.set(gate_inputs=gate_inputs, **outputs)
     arguments.input_row, arguments.input_step = gate_inputs.stride()[:2]
