@@ -61,3 +61,9 @@ def test_a_full_memory_and_other_pairings_are_refused():
         write_and_read(memory, *(x[:, 0] for x in inputs))
     with pytest.raises(ValueError, match="concatenation"):
         write_and_read(Writes.none(inputs[2], 1, 4, 4, 4, 3), *(x[:, 0] for x in inputs), pairing="concatenation")
+
+
+def test_a_backend_that_cannot_run_is_said_when_insisted_on():
+    inputs = [x.detach() for x in some_inputs(1, 3, 4, 4, 4, 1)[:6]]
+    with pytest.raises(ValueError, match='cannot run with backend "cpu"'):
+        step_by_step(inputs, "cpu")

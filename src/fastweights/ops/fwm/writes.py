@@ -8,6 +8,7 @@ numbers than all that was ever written to it. With Δ_τ what step τ wrote and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from fastweights.ops import cpu
+from fastweights.ops.backends import Backend, choose
 from fastweights.ops.fwm.cpu import SIZES
 from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON
 
@@ -70,13 +72,13 @@ def write_and_read(
             them, without the dimension of time.
         write_scale, tanh_first_query, tanh_queries: the same.
         pairing: "product" alone.
-        backend: "auto" takes the compiled kernel where it can run; any other name, plain torch.
+        backend: "auto", "plain" or "cpu"; "reference" runs plain torch.
 
     Returns:
         The answers `[B, V]`.
 
     Raises:
-        ValueError: where the memory is full, or keys are concatenated.
+        ValueError: where the memory is full, keys are concatenated, or the backend cannot run.
     """
     count, capacity = int(memory.count), memory.left.shape[1]
     if count == capacity:
@@ -86,11 +88,10 @@ def write_and_read(
     first_queries = first_queries.tanh() if tanh_first_query else first_queries
     second_queries = second_queries.tanh() if tanh_queries else second_queries
     asked = (first_keys, second_keys, values, write_strengths * write_scale, first_queries, second_queries)
+    backend = "plain" if backend == "reference" else backend  # the definition has no writes to keep
+    found = BACKENDS[choose("write_and_read", BACKENDS, backend, [*asked, memory.left])].run(memory, count, *asked)
     memory.count.add_(1)
-    same_size = values.shape[-1] in SIZES and values.shape[-1] == first_keys.shape[-1] == second_keys.shape[-1]
-    if backend in ("auto", "cpu") and same_size and cpu.refuses([*asked, memory.left]) is None:
-        return _compiled(memory, count, *asked)
-    return _plain(memory, count, *asked)
+    return found
 
 
 def _plain(memory: Writes, count: int, k1: Tensor, k2: Tensor, v: Tensor, beta: Tensor, n: Tensor, e: Tensor) -> Tensor:
@@ -130,3 +131,14 @@ def _compiled(memory: Writes, count: int, k1: Tensor, k2: Tensor, v: Tensor, bet
     arguments.set(**{name: x for name, x in memory._asdict().items() if name != "count"})
     cpu.call("fwm_step", arguments)
     return outputs
+
+
+def _refuses(tensors: Sequence[Tensor] = ()) -> str | None:
+    """Why the kernel cannot run (on k1, k2, v, …), or None where it can."""
+    sizes = {x.shape[-1] for x in tensors[:3]}
+    if tensors and (len(sizes) > 1 or not sizes <= set(SIZES)):
+        return f"keys and values must be of one size out of {', '.join(map(str, SIZES))}"
+    return cpu.refuses(tensors)
+
+
+BACKENDS = {"plain": Backend(_plain), "cpu": Backend(_compiled, _refuses)}
