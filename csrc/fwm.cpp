@@ -21,27 +21,11 @@ struct Memory {
 
   // out[a] = sum_s x[a][s] sum_r y[a][r] F[s][r]: what the memory answers to the addresses x[a] (x) y[a].
   static void read(int count, const float* x, const float* y, const float* F, float* out) {
-    if (count == 1) return read_one(x, y, F, out);  // as an agent does, or a model that is asked token by token
     std::memset(out, 0, sizeof(float) * count * D);
     for (int s = 0; s < D; ++s)
       tiles<R>(count, [&](int from, auto size) {
         read_tile<decltype(size)::value>(x + from * D + s, y + from * D, F + s * D * D, out + from * D);
       });
-  }
-
-  // The same for one address: several slices at once, so that no sum waits for itself.
-  static void read_one(const float* x, const float* y, const float* F, float* out) {
-    constexpr int SLICES = larger(1, 8 / NV);
-    V total[NV] = {};
-    for (int s = 0; s < D; s += SLICES) {
-      V sums[SLICES][NV] = {};
-      for (int r = 0; r < D; ++r)
-        for (int i = 0; i < SLICES; ++i)
-          for (int n = 0; n < NV; ++n) sums[i][n] += y[r] * load<W>(F + ((s + i) * D + r) * D + n * W);
-      for (int i = 0; i < SLICES; ++i)
-        for (int n = 0; n < NV; ++n) total[n] += x[s + i] * sums[i][n];
-    }
-    for (int n = 0; n < NV; ++n) store<W>(out + n * W, total[n]);
   }
 
   template <int ROWS>
