@@ -20,6 +20,8 @@ from fastweights.bench.measurements import MEASUREMENTS, Work
 from fastweights.errors import UserError
 from fastweights.training.memory import keep_freed_memory
 
+LEAST_SECONDS = 0.2  # that are measured at once
+
 
 class Worker:
     """A process that measures with one backend, and waits in between."""
@@ -45,7 +47,7 @@ class Worker:
         self._errors.close()
 
     def measure(self, measurement: str, work: Work) -> float:
-        """The seconds that one run of a measurement takes.
+        """The seconds that one run of a measurement takes, on average where it is short.
 
         Raises:
             UserError: where the process fails.
@@ -107,6 +109,21 @@ def _peak_memory_gb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+def _seconds(run: Callable[[], None]) -> float:
+    """The seconds that one run takes, on average over as many as fill `LEAST_SECONDS`.
+
+    A process that has waited for its turn is slower at first, its threads asleep and its caches another's; training is
+    not like that, and a run of a few milliseconds would measure little else.
+    """
+    runs, start = 0, time.perf_counter()
+    while True:
+        run()
+        runs += 1
+        seconds = time.perf_counter() - start
+        if seconds >= LEAST_SECONDS:
+            return seconds / runs
+
+
 def _work(backend: str, threads: str) -> None:
     """What a worker does: for every request that comes in, measure and answer with one line of JSON."""
     imported = _peak_memory_gb()
@@ -119,9 +136,7 @@ def _work(backend: str, threads: str) -> None:
         if line not in prepared:
             name, *work = json.loads(line)
             prepared[line] = (MEASUREMENTS | {"training_episode": training_episode})[name](Work(*work), backend)
-        start = time.perf_counter()
-        prepared[line]()
-        seconds = time.perf_counter() - start
+        seconds = _seconds(prepared[line])
         memory = None if imported is None else _peak_memory_gb() - imported
         print(json.dumps({"seconds": seconds, "memory_gb": memory}), flush=True)
 
