@@ -50,15 +50,18 @@ struct Memory {
     const float *x, *y, *q;
   };
 
-  // F = scale F0 - H G (where G is given) + all writes; scaled: room for the largest count of rows of D.
+  // F = scale F0 (0 where it is not given) - H G (where G is given) + all writes; scaled: room for the largest count of
+  // rows of D.
   static void write(const Writes* lists, int number, const float* F0, float scale, const float* G, float H, float* F,
                     float* scaled) {
     for (int s = 0; s < D; ++s) {
       const int slice = s * D * D;
       if (G)
         for (int i = slice; i < slice + D * D; i += W) store<W>(F + i, load<W>(F0 + i) * scale - load<W>(G + i) * H);
-      else
+      else if (F0)
         for (int i = slice; i < slice + D * D; i += W) store<W>(F + i, load<W>(F0 + i) * scale);
+      else
+        std::memset(F + slice, 0, sizeof(float) * D * D);
       for (int l = 0; l < number; ++l) {
         const Writes& list = lists[l];
         for (int a = 0; a < list.count; ++a)
@@ -213,7 +216,7 @@ struct Row {
 
   const FWMArguments& a;
   const int64_t b;
-  const int T, chunk, stride, hops;  // stride: of matrices with a column for each step of a chunk
+  const int T, chunk, chunks, stride, hops;  // stride: of matrices with a column for each step of a chunk
   // the chunk at hand
   int first = 0, steps = 0;
   float *k1, *k2;                // [steps][D]
@@ -229,7 +232,13 @@ struct Row {
   float* rest;                   // what the directions need beside
 
   Row(const FWMArguments& arguments, int64_t row)
-      : a(arguments), b(row), T(int(a.T)), chunk(int(a.chunk)), stride(padded(chunk)), hops(int(a.hops)) {
+      : a(arguments),
+        b(row),
+        T(int(a.T)),
+        chunk(int(a.chunk)),
+        chunks((T + chunk - 1) / chunk),
+        stride(padded(chunk)),
+        hops(int(a.hops)) {
     float* p = workspace(size(a));
     auto take = [&](std::size_t count) {
       float* taken = p;
@@ -252,6 +261,11 @@ struct Row {
     return 9 * (a.chunk + 1) * (stride + 16) + (5 + 24 + 7 * (a.hops + 1)) * flat + 16 * stride + 2 * M::SIZE;
   }
 
+  // a chunk's first memory: where it is kept, and null where the first chunk's is empty
+  const float* start_of(int c) const {
+    if (c) return a.starts + (std::size_t(b) * (chunks - 1) + c - 1) * M::SIZE;
+    return a.memory ? a.memory + b * M::SIZE : nullptr;
+  }
   FW_INLINE bool passes(int t) const { return !a.valid || a.valid[b * T + first + t]; }
   FW_INLINE bool reset(int t) const { return a.resets && a.resets[b * T + first + t]; }
   FW_INLINE float strength(int t) const {
@@ -323,16 +337,11 @@ struct Row {
     const std::size_t flat = std::size_t(D) * stride;
     float *old = take(flat), *delta = take(flat), *n = take(flat), *e = take(flat), *y = take(flat), *last = take(flat);
     float* halves = take(std::size_t(chunk) * stride);
-    const int chunks = (T + chunk - 1) / chunk;
-    const float* F = a.memory + b * M::SIZE;
-    if (a.starts) {
-      float* saved = a.starts + std::size_t(b) * chunks * M::SIZE;
-      std::memcpy(saved, F, sizeof(float) * M::SIZE);
-      F = saved;
-    }
+    const bool keep = a.old != nullptr;
     V squares = {};
-    for (int i = 0; i < M::SIZE; i += W) squares += load<W>(F + i) * load<W>(F + i);
+    for (int i = 0; a.memory && i < M::SIZE; i += W) squares += load<W>(start_of(0) + i) * load<W>(start_of(0) + i);
     float norm = sum<W>(squares);
+    const float* F = start_of(0);
     for (int c = 0; c < chunks; ++c) {
       begin(c * chunk);
       const bool empty = c == 0 && norm == 0;  // as most sequences start: what would be read is 0
@@ -341,7 +350,7 @@ struct Row {
       else
         M::read(steps, k1, k2, F, old);
       norm = write_scan(old, delta, norm);
-      if (a.starts) {
+      if (keep) {
         std::memcpy(a.old + place(0) * D, old, sizeof(float) * steps * D);
         std::memcpy(a.written + place(0) * D, delta, sizeof(float) * steps * D);
         std::memcpy(a.factors + place(0), factors, sizeof(float) * steps);
@@ -353,8 +362,7 @@ struct Row {
         const float left = after[(steps - 1) * stride + t];
         for (int i = 0; i < D; i += W) store<W>(last + t * D + i, left * load<W>(delta + t * D + i));
       }
-      float* F_next = c + 1 < chunks && a.starts ? a.starts + (std::size_t(b) * chunks + c + 1) * M::SIZE
-                                                 : a.last_memory + b * M::SIZE;
+      float* F_next = c + 1 < chunks && keep ? const_cast<float*>(start_of(c + 1)) : a.last_memory + b * M::SIZE;
       const typename M::Writes list{steps, k1, k2, last};
       M::write(&list, 1, F, start[steps - 1], nullptr, 0, F_next, scaled);
       F = F_next;
@@ -421,7 +429,7 @@ struct Row {
         store<WIDTH>(weights + k, load<WIDTH>(weights + k) * load<WIDTH>(halves + k) * load<WIDTH>(read_after + k));
       product<W, true>(reads, D, steps, weights, stride, 1, delta, D, y, D);
       M::normalise(reads, y, n);
-      if (a.starts)
+      if (a.retrieved)
         for (int p = 0; p < reads; ++p)
           std::memcpy(a.retrieved + (place(where[p]) * hops + i) * D, y + p * D, sizeof(float) * D);
     }
@@ -443,7 +451,6 @@ struct Row {
     float *half1 = take(std::size_t(chunk) * stride), *half2 = take(std::size_t(chunk) * stride);
     float *n[MOST_HOPS], *e[MOST_HOPS], *arrived[MOST_HOPS];
     for (int i = 0; i < hops; ++i) n[i] = take(flat), e[i] = take(flat), arrived[i] = take(flat);
-    const int chunks = (T + chunk - 1) / chunk;
     bool later_matters = a.d_last_memory != nullptr;
     float phi = 0;
     if (later_matters) {
@@ -457,8 +464,8 @@ struct Row {
     }
     for (int c = chunks - 1; c >= 0; --c) {
       begin(c * chunk);
-      const float* F = a.starts + (std::size_t(b) * chunks + c) * M::SIZE;
-      const bool empty = c == 0 && M::is_empty(F);
+      const float* F = start_of(c);
+      const bool empty = c == 0 && (!F || M::is_empty(F));
       const float *old = a.old + place(0) * D, *delta = a.written + place(0) * D;
       std::memcpy(factors, a.factors + place(0), sizeof(float) * steps);
       for (int t = 0; t < steps; ++t) decay(t);
@@ -575,8 +582,11 @@ struct Row {
         columns_of(later, steps, stride, later_columns);
       }
       if (!empty || later_matters) {
-        M::pull_many(steps, stride, k1_columns, k2_columns, F, epsilon_columns, later_matters ? Phi : nullptr,
-                     later_columns, dx, dy);
+        if (empty)
+          M::pull_many(steps, stride, k1_columns, k2_columns, Phi, later_columns, nullptr, nullptr, dx, dy);
+        else
+          M::pull_many(steps, stride, k1_columns, k2_columns, F, epsilon_columns, later_matters ? Phi : nullptr,
+                       later_columns, dx, dy);
         add_columns(dx, steps, stride, d_k1);
         add_columns(dy, steps, stride, d_k2);
       }
@@ -610,7 +620,7 @@ struct Row {
       int number = 1;
       for (int i = 0; i < hops && reads; ++i) lists[number++] = {reads, n[i], e[i], arrived[i]};
       float* to = c ? Phi : a.d_memory + b * M::SIZE;
-      M::write(lists, number, Phi, start[steps - 1], F, reset(0) ? 0.f : H[0], to, scaled);
+      M::write(lists, number, Phi, start[steps - 1], empty ? nullptr : F, reset(0) ? 0.f : H[0], to, scaled);
       phi = carried;
       later_matters = true;
     }

@@ -33,9 +33,9 @@ struct FWMArguments {
   const float *k1, *k2, *v, *beta, *n, *e;
   int64_t k1_row, k1_step, k2_row, k2_step, v_row, v_step, beta_row, beta_step, n_row, n_step, e_row, e_step;
   const bool *reads, *valid, *resets;  // [B, T], or null
-  const float* memory;                 // [B, d, d, d]
+  const float* memory;                 // [B, d, d, d], or null where it is empty
   float *outputs, *last_memory;        // [T, B, d], [B, d, d, d]
-  // what the gradient needs, or null: each chunk's first memory [B, chunks, d, d, d]; v_old, delta [B, T, d];
+  // what the gradient needs, or null: each later chunk's first memory [B, chunks - 1, d, d, d]; v_old, delta [B, T, d];
   // 1 / max(1, |F'|) [B, T]; what each hop found [B, T, hops, d]
   float *starts, *old, *written, *factors, *retrieved;
   const float* d_outputs;  // [B, T, d], or null

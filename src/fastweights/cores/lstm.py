@@ -73,9 +73,13 @@ class LSTM(Core):
 
     def input_projection(self, x: Tensor) -> Tensor:
         """What x `[…, input_size]` and the bias give the gates, `[…, 4·H]`."""
-        forget_gate = torch.arange(4, device=x.device).repeat_interleave(self.hidden_size) == 1
         bias = self.bias if self.second_bias is None else self.bias + self.second_bias
-        return linear(x, self.input_weight, bias + self.forget_bias * forget_gate)
+        if self.forget_bias:
+            forget_gate = torch.arange(4, device=x.device).repeat_interleave(self.hidden_size) == 1
+            bias = bias + self.forget_bias * forget_gate
+        if x.ndim == 3 and x.transpose(0, 1).is_contiguous():  # in the order in which it lies in memory
+            return linear(x.transpose(0, 1), self.input_weight, bias).transpose(0, 1)
+        return linear(x, self.input_weight, bias)
 
     def forward(
         self,

@@ -96,11 +96,9 @@ def fast_weight_memory(
     if tanh_queries:
         second_queries = second_queries.tanh()
 
-    memory = values.new_zeros(shape) if memory is None else memory
     answer_dtype = values.dtype
-    tensors = in_one_dtype(
-        (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory.flatten(1, -2))
-    )
+    memory = None if memory is None else memory.flatten(1, -2)
+    tensors = in_one_dtype((first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory))
     tensors[3] = tensors[3] * write_scale
     run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing)].run
     with torch.autocast(values.device.type, enabled=False):

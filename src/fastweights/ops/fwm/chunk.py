@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from fastweights.ops.derivatives import in_full_precision, of_definition
-from fastweights.ops.fwm.pairing import PAIRINGS, similarities
+from fastweights.ops.fwm.pairing import PAIRINGS, empty_memory, similarities
 from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON, reference
 
 CHUNK_SIZE = 50
@@ -397,7 +397,7 @@ def chunkwise(
     write_strengths: Tensor,
     first_queries: Tensor,
     second_queries: Tensor,
-    memory: Tensor,
+    memory: Tensor | None,
     reads: Tensor | None,
     valid: Tensor | None,
     resets: Tensor | None,
@@ -408,6 +408,7 @@ def chunkwise(
 
     Arguments as in `reference`.
     """
+    memory = empty_memory(first_keys, second_keys, values, pairing) if memory is None else memory
     tensors = (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory)
     keep_for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if valid is not None:  # a step at which no time passes writes nothing

@@ -46,34 +46,38 @@ def _forward(
     write_strengths: Tensor,
     first_queries: Tensor,
     second_queries: Tensor,
-    memory: Tensor,
+    memory: Tensor | None,
     reads: Tensor | None,
     valid: Tensor | None,
     resets: Tensor | None,
     chunk_size: int,
     keep_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Answers `[T, B, V]`, final memory, and for the gradient: each chunk's F_0, v_old, Δ, factors, what was read."""
-    B, T, d = values.shape
-    hops = second_queries.shape[2]
+    """Answers `[T, B, V]`, final memory, and for the gradient: later chunks' F_0, v_old, Δ, factors, what was read."""
     tensors = _readable(
         first_keys, second_keys, values, write_strengths, first_queries, second_queries, reads, valid, resets
     )
-    memory = memory.contiguous()
     arguments = _arguments(*tensors, chunk_size)
-    outputs, last_memory = values.new_empty(T, B, d), torch.empty_like(memory)
-    kept = B if keep_for_backward else 0
-    starts = values.new_empty(kept, -(-T // chunk_size), *memory.shape[1:])
-    old, written = values.new_empty(kept, T, d), values.new_empty(kept, T, d)
-    factors, retrieved = values.new_empty(kept, T), values.new_empty(kept, T, hops, d)
+    shapes = _shapes(values, second_queries, chunk_size, keep_for_backward)
+    outputs, last_memory, *kept = (values.new_empty(shape) for shape in shapes)
     if reads is not None:
-        retrieved.zero_()
-    arguments.memory, arguments.outputs, arguments.last_memory = (x.data_ptr() for x in (memory, outputs, last_memory))
-    if kept:
-        arguments.starts, arguments.old, arguments.written = starts.data_ptr(), old.data_ptr(), written.data_ptr()
-        arguments.factors, arguments.retrieved = factors.data_ptr(), retrieved.data_ptr()
+        kept[-1].zero_()
+    arguments.set(outputs=outputs, last_memory=last_memory, memory=None if memory is None else memory.contiguous())
+    if keep_for_backward:
+        arguments.set(**dict(zip(_KEPT, kept, strict=True)))
     cpu.call("fwm_forward", arguments)
-    return outputs, last_memory, starts, old, written, factors, retrieved
+    return outputs, last_memory, *kept
+
+
+_KEPT = ("starts", "old", "written", "factors", "retrieved")
+
+
+def _shapes(values: Tensor, second_queries: Tensor, chunk_size: int, keep: bool) -> list[tuple[int, ...]]:
+    """Of the results of `_forward`, the last of them `_KEPT`."""
+    B, T, d = values.shape
+    kept = B if keep else 0
+    results = [(T, B, d), (B, d * d, d), (kept, (T - 1) // chunk_size, d * d, d)]
+    return [*results, (kept, T, d), (kept, T, d), (kept, T), (kept, T, second_queries.shape[2], d)]
 
 
 @_forward.register_fake
@@ -81,17 +85,8 @@ def _(
     first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory,
     reads, valid, resets, chunk_size, keep_for_backward,
 ):  # fmt: skip
-    B, T, d = values.shape
-    kept = B if keep_for_backward else 0
-    return (
-        values.new_empty(T, B, d),
-        torch.empty_like(memory),
-        values.new_empty(kept, -(-T // chunk_size), *memory.shape[1:]),
-        values.new_empty(kept, T, d),
-        values.new_empty(kept, T, d),
-        values.new_empty(kept, T),
-        values.new_empty(kept, T, second_queries.shape[2], d),
-    )
+    shapes = _shapes(values, second_queries, chunk_size, keep_for_backward)
+    return tuple(values.new_empty(shape) for shape in shapes)
 
 
 @torch.library.custom_op("fastweights::fwm_cpu_backward", mutates_args=())
@@ -104,6 +99,7 @@ def _backward(
     write_strengths: Tensor,
     first_queries: Tensor,
     second_queries: Tensor,
+    memory: Tensor | None,
     final_memory: Tensor,
     reads: Tensor | None,
     valid: Tensor | None,
@@ -122,9 +118,8 @@ def _backward(
         first_keys, second_keys, values, write_strengths, first_queries, second_queries, reads, valid, resets
     )
     arguments = _arguments(*tensors, chunk_size)
-    for name, tensor in {"starts": starts, "old": old, "written": written, "factors": factors,
-                         "retrieved": retrieved, "last_memory": final_memory}.items():  # fmt: skip
-        setattr(arguments, name, tensor.data_ptr())
+    arguments.set(starts=starts, old=old, written=written, factors=factors, retrieved=retrieved)
+    arguments.set(last_memory=final_memory, memory=None if memory is None else memory.contiguous())
     gradients = [
         values.new_empty(T, B, *x.shape[2:])
         for x in (first_keys, second_keys, values, write_strengths, first_queries, second_queries)
@@ -148,7 +143,7 @@ def _backward(
 @_backward.register_fake
 def _(
     outputs_gradient, memory_gradient, first_keys, second_keys, values, write_strengths, first_queries, second_queries,
-    final_memory, reads, valid, resets, starts, old, written, factors, retrieved, chunk_size, memory_wanted,
+    memory, final_memory, reads, valid, resets, starts, old, written, factors, retrieved, chunk_size, memory_wanted,
 ):  # fmt: skip
     B, T, _ = values.shape
     inputs = (first_keys, second_keys, values, write_strengths, first_queries, second_queries)
@@ -171,7 +166,7 @@ def _gradient(ctx, outputs_gradient, memory_gradient, *unused):
         gradients = of_definition(reference, inputs, (*masks, "product"), (y_gradient, memory_gradient))
     else:
         *in_time, d_memory = _backward(
-            outputs_gradient, memory_gradient, *inputs[:6], final_memory, *masks,
+            outputs_gradient, memory_gradient, *inputs, final_memory, *masks,
             starts, old, written, factors, retrieved, ctx.chunk_size, ctx.needs_input_grad[6],
         )  # fmt: skip
         gradients = [*(x.transpose(0, 1) for x in in_time), d_memory if ctx.needs_input_grad[6] else None]
@@ -188,7 +183,7 @@ def compiled(
     write_strengths: Tensor,
     first_queries: Tensor,
     second_queries: Tensor,
-    memory: Tensor,
+    memory: Tensor | None,
     reads: Tensor | None,
     valid: Tensor | None,
     resets: Tensor | None,
@@ -200,14 +195,14 @@ def compiled(
     Arguments as in `reference`.
     """
     tensors = (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory)
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     T = values.shape[1]
     even = -(-T // -(-T // chunk_size))  # chunks of one size, as few as possible
     outputs, memory, *_ = _forward(*tensors, reads, valid, resets, -(-even // WIDEST_VECTOR) * WIDEST_VECTOR, keep)
     return outputs.transpose(0, 1), memory
 
 
-def refuses(tensors: Sequence[Tensor] = (), pairing: str = "product") -> str | None:
+def refuses(tensors: Sequence[Tensor | None] = (), pairing: str = "product") -> str | None:
     """Why the kernel cannot run on the op's seven tensors, or None where it can."""
     if tensors:
         sizes = {x.shape[-1] for x in (*tensors[:3], tensors[4])}

@@ -79,3 +79,9 @@ class Concatenation:
 
 
 PAIRINGS = {"product": TensorProduct, "concatenation": Concatenation}
+
+
+def empty_memory(first_keys: Tensor, second_keys: Tensor, values: Tensor, pairing: str) -> Tensor:
+    """F = 0, `[B, K, V]`."""
+    K = PAIRINGS[pairing].join(first_keys[:, 0], second_keys[:, 0]).shape[-1]
+    return values.new_zeros(values.shape[0], K, values.shape[-1])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from fastweights.ops.fwm.pairing import PAIRINGS
+from fastweights.ops.fwm.pairing import PAIRINGS, empty_memory
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -16,7 +16,7 @@ def reference(
     write_strengths: Tensor,
     first_queries: Tensor,
     second_queries: Tensor,
-    memory: Tensor,
+    memory: Tensor | None,
     reads: Tensor | None,
     valid: Tensor | None,
     resets: Tensor | None,
@@ -24,10 +24,10 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     """The paper's equations 3, 4 and 7 step by step: slow, for tests and second derivatives.
 
-    Arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]`.
+    Arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]` or None where it is empty.
     """
     join = PAIRINGS[pairing].join
-    F = memory
+    F = empty_memory(first_keys, second_keys, values, pairing) if memory is None else memory
     outputs = []
     for t in range(values.shape[1]):
         if resets is not None:
