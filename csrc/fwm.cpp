@@ -666,61 +666,101 @@ struct Row {
   static constexpr int MOST_HOPS = 16, FEW = 8;
 };
 
-// One step of a memory kept as its writes: F = sum_j left[j] (k1_j (x) k2_j) (x) written_j.
+// One step of a memory kept as its writes: F = sum_j left[j] (k1_j (x) k2_j) (x) written_j. Each read of a chain waits
+// for the one before: a few rows go through it side by side, so that the processor has something else to do meanwhile.
 template <int D>
-void step_of_row(const FWMStepArguments& a, int64_t b) {
+struct Step {
   using M = Memory<D>;
-  constexpr int W = M::W, NV = M::NV;
+  static constexpr int W = M::W, NV = M::NV, ROWS = 4;
   using V = vec<W>;
-  const int C = int(a.capacity), count = int(a.count);
-  float *keys1 = a.first_keys + b * D * C, *keys2 = a.second_keys + b * D * C;
-  float *written = a.written + b * C * D, *left = a.left + b * C, *weights = workspace(C);
-  auto answer = [&](const float* x, const float* y, int writes, float* out) {
-    for (int j = 0; j < writes; j += WIDTH) {
-      vec<WIDTH> similar1{}, similar2{};
-      for (int k = 0; k < D; ++k) {
-        similar1 += x[k] * load<WIDTH>(keys1 + k * C + j);
-        similar2 += y[k] * load<WIDTH>(keys2 + k * C + j);
-      }
-      store<WIDTH>(weights + j, similar1 * similar2 * load<WIDTH>(left + j));
+
+  const FWMStepArguments& a;
+  const int C = int(a.capacity), count = int(a.count), hops = int(a.hops);
+
+  const float* key1(int64_t b) const { return a.k1 + b * D; }
+  const float* key2(int64_t b) const { return a.k2 + b * D; }
+  float* left(int64_t b) const { return a.left + b * C; }
+  float* written(int64_t b) const { return a.written + b * C * D; }
+
+  void run(int64_t first, int rows) const {
+    const std::size_t each = std::size_t(hops + 1) * C;
+    float *weights = workspace(C + ROWS * each), *similar = weights + C, y[D];
+    for (int r = 0; r < rows; ++r) begin(first + r, similar + r * each);
+    for (int r = 0; r < rows; ++r) {
+      answer(first + r, key1(first + r), similar + r * each, count, weights, y);
+      write(first + r, y);
     }
-    V sums[2][NV] = {};
-    for (int j = 0; j < writes; ++j)
-      for (int n = 0; n < NV; ++n) sums[j % 2][n] += weights[j] * load<W>(written + j * D + n * W);
-    for (int n = 0; n < NV; ++n) store<W>(out + n * W, sums[0][n] + sums[1][n]);
-  };
-  const float *k1 = a.k1 + b * D, *k2 = a.k2 + b * D, *v = a.v + b * D, beta = a.beta[b];
-  float *delta = written + count * D, old[D], y[D];
-  answer(k1, k2, count, old);
-  const float half = M::dot(k1, k1) * M::dot(k2, k2) / 2;
-  V growth = {};
-  for (int n = 0; n < D; n += W) {
-    V o = load<W>(old + n), d = beta * (load<W>(v + n) - o);
-    store<W>(delta + n, d);
-    growth += (o + half * d) * d;
+    for (int r = 0; r < rows; ++r)
+      std::memcpy(a.outputs + (first + r) * D, a.n + (first + r) * D, sizeof(float) * D);
+    for (int i = 1; i <= hops; ++i)
+      for (int r = 0; r < rows; ++r) {
+        float* n = a.outputs + (first + r) * D;
+        answer(first + r, n, similar + r * each + i * C, count + 1, weights, y);
+        M::normalise(1, y, n);
+      }
   }
-  float norm = a.squared_norm[b] + 2 * sum<W>(growth);  // as in Row::write_scan
-  left[count] = 1;
-  for (int k = 0; k < D; ++k) keys1[k * C + count] = k1[k], keys2[k * C + count] = k2[k];
-  if (norm > 1) {
-    const float factor = 1 / __builtin_sqrtf(norm);
-    for (int j = 0; j <= count; ++j) left[j] *= factor;
-    norm = 1;
+
+  // Keep the keys, and give the products of all kept second keys with this step's and with each hop's: [hops + 1][C].
+  void begin(int64_t b, float* similar) const {
+    float *keys1 = a.first_keys + b * D * C, *keys2 = a.second_keys + b * D * C;
+    for (int k = 0; k < D; ++k) keys1[k * C + count] = key1(b)[k], keys2[k * C + count] = key2(b)[k];
+    for (int i = 0; i <= hops; ++i)
+      products(keys2, i ? a.e + (b * hops + i - 1) * D : key2(b), count + 1, similar + i * C);
   }
-  a.squared_norm[b] = norm;
-  float* out = a.outputs + b * D;
-  std::memcpy(out, a.n + b * D, sizeof(float) * D);
-  for (int i = 0; i < a.hops; ++i) {
-    answer(out, a.e + (b * a.hops + i) * D, count + 1, y);
-    M::normalise(1, y, out);
+
+  void products(const float* keys, const float* x, int writes, float* out) const {
+    for (int j = 0; j < writes; j += WIDTH) {
+      vec<WIDTH> even{}, odd{};
+      for (int k = 0; k < D; k += 2) {
+        even += x[k] * load<WIDTH>(keys + k * C + j);
+        odd += x[k + 1] * load<WIDTH>(keys + (k + 1) * C + j);
+      }
+      store<WIDTH>(out + j, even + odd);
+    }
   }
-}
+
+  // What the first `writes` of the writes answer to x and to the second key that `similar` is of.
+  void answer(int64_t b, const float* x, const float* similar, int writes, float* weights, float* out) const {
+    products(a.first_keys + b * D * C, x, writes, weights);
+    for (int j = 0; j < writes; j += WIDTH)
+      store<WIDTH>(weights + j, load<WIDTH>(weights + j) * load<WIDTH>(similar + j) * load<WIDTH>(left(b) + j));
+    V even[NV] = {}, odd[NV] = {};
+    for (int j = 0; j < writes; j += 2)  // the weight beyond the last is 0
+      for (int n = 0; n < NV; ++n) {
+        even[n] += weights[j] * load<W>(written(b) + j * D + n * W);
+        odd[n] += weights[j + 1] * load<W>(written(b) + (j + 1) * D + n * W);
+      }
+    for (int n = 0; n < NV; ++n) store<W>(out + n * W, even[n] + odd[n]);
+  }
+
+  void write(int64_t b, const float* old) const {
+    const float *v = a.v + b * D, half = M::dot(key1(b), key1(b)) * M::dot(key2(b), key2(b)) / 2;
+    float* delta = written(b) + count * D;
+    V growth = {};
+    for (int n = 0; n < D; n += W) {
+      V o = load<W>(old + n), d = a.beta[b] * (load<W>(v + n) - o);
+      store<W>(delta + n, d);
+      growth += (o + half * d) * d;
+    }
+    float norm = a.squared_norm[b] + 2 * sum<W>(growth);  // as in Row::write_scan
+    left(b)[count] = 1;
+    if (norm > 1) {
+      const float factor = 1 / __builtin_sqrtf(norm);
+      for (int j = 0; j <= count; ++j) left(b)[j] *= factor;
+      norm = 1;
+    }
+    a.squared_norm[b] = norm;
+  }
+};
 
 template <int D>
 void run_step(const FWMStepArguments& a) {
-  const int threads = larger(1, smaller(int(a.threads), int(a.B)));
+  constexpr int ROWS = Step<D>::ROWS;
+  const int64_t blocks = (a.B + ROWS - 1) / ROWS;
+  const int threads = larger(1, smaller(int(a.threads), int(blocks)));
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t b = 0; b < a.B; ++b) step_of_row<D>(a, b);
+  for (int64_t block = 0; block < blocks; ++block)
+    Step<D>{a}.run(block * ROWS, smaller(ROWS, int(a.B - block * ROWS)));
 }
 
 template <bool BACKWARD, int D>
