@@ -30,7 +30,8 @@ def test_command_line(capsys):
     assert "training step, qa" in err
     result = json.loads(out)
     assert set(result) == {
-        "machine", "auto_backend", "step", "memory_op", "lstm_op", "fw_lstm_step", "fw_rnn_step", "floor", "stream"
+        "machine", "auto_backend", "step", "memory_op", "lstm_op", "fw_lstm_step", "fw_rnn_step", "stories", "floor",
+        "stream",
     }  # fmt: skip
     assert result["machine"]["rows"] == 2 and result["machine"]["torch"] == torch.__version__
     for part in ("step", "memory_op"):
@@ -43,6 +44,9 @@ def test_command_line(capsys):
     for mode, floor in result["floor"].items():
         assert floor["floor_s"] == pytest.approx(floor["operations"] / floor["gflops"] / 1e9)
         assert floor["times_floor"] == pytest.approx(result["step"][mode]["auto_s"] / floor["floor_s"])
+    for mode, found in result["stories"].items():
+        assert found["batch_s"] > 0
+        assert found["of_a_step"] == pytest.approx(found["batch_s"] / result["step"][mode]["auto_s"])
     assert set(result["auto_backend"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn"}
     assert all(found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values())
     keys = ("tokens_per_s", "token_by_token_per_s")

@@ -46,6 +46,7 @@ def run(rows: int, length: int, repeats: int, console: Console) -> dict[str, Any
         },
         "auto_backend": auto,
         **{part: {} for part in PARTS},
+        "stories": {},
         "floor": {},
     }
     for mode in MODES:
@@ -60,6 +61,8 @@ def run(rows: int, length: int, repeats: int, console: Console) -> dict[str, Any
                     result[part][mode]["memory_gb"] = team.get("auto", team["plain"]).memory_gb
                     result[part][mode]["reference_memory_gb"] = team["reference"].memory_gb
             one = {"plain": team["plain"]}
+            made = medians(one, "stories", work, repeats, warm_up=True)["plain"]
+            result["stories"][mode] = {"batch_s": made, "of_a_step": made / result["step"][mode]["auto_s"]}
             seconds = medians(one, "matrix_product", work, max(repeats, 5), warm_up=True)["plain"]
         rate = 2 * MATRIX**3 / seconds
         floor = measurements.operations(work) / rate
@@ -132,6 +135,8 @@ def table(result: dict[str, Any]) -> RenderableType:
         f"{machine['rows']} rows of {machine['length']} tokens, medians of {machine['repeats']}; "
         f"auto is {chosen['fwm']} for the memory and {chosen['lstm']} for the LSTM{kernels}; "
         f"retrieval: {RETRIEVAL_ROWS} sequences of 19 tokens, eight pairs, H 50. "
+        f"To generate a batch of stories takes {result['stories']['qa']['batch_s'] * 1000:.1f} ms, "
+        f"{result['stories']['qa']['of_a_step']:.1%} of auto's QA step. "
         "The reference is torch.nn.LSTM and a step-by-step memory; the floor is the time of the step's products alone, "
         f"at the rate of large matrix products here and now, {floor['gflops']:,.0f} GFLOP/s."
     )

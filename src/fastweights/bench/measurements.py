@@ -13,7 +13,7 @@ from fastweights.cores import LSTM, Core, FastWeightLSTM, FastWeightMemory, Fast
 from fastweights.cores.lstm import LSTMState
 from fastweights.models import TokenModel
 from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
-from fastweights.tasks import Retrieval
+from fastweights.tasks import CatBabi, Retrieval
 
 VOCABULARY, HIDDEN, READS = 180, 256, 3  # the paper's catbAbI models
 QUESTIONS = 0.04  # the part of catbAbI's tokens that ask
@@ -108,6 +108,12 @@ def step(work: Work, backend: str) -> Callable[[], None]:
     return run
 
 
+def stories(work: Work, backend: str) -> Callable[[], None]:
+    """The next batch of generated stories, as training takes it before each step."""
+    batches = CatBabi(mode=work.mode, segment_length=work.length).training_batches(None, work.rows, 0)
+    return lambda: next(batches)
+
+
 def retrieval_step(core: type[Core]) -> Callable[[Work, str], Callable[[], None]]:
     """A training step on associative retrieval (Keller et al. 2018: H 50, eight pairs), whatever the work's length."""
 
@@ -200,6 +206,7 @@ def matrix_product(work: Work, backend: str) -> Callable[[], None]:
 
 MEASUREMENTS = {
     "step": step,
+    "stories": stories,
     "fw_lstm_step": retrieval_step(FastWeightLSTM),
     "fw_rnn_step": retrieval_step(FastWeightRNN),
     "memory_op": memory_op,
