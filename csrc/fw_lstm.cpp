@@ -8,20 +8,16 @@ namespace FW_ISA {
 
 namespace {
 
-struct FWLSTM {
-  const FWLSTMArguments& a;
-  int H, P, T, C;
-  float *gates_gain, *gates_bias, *cell_gain, *cell_bias, *weight, *powers;
+struct FWLSTM : Recurrence<FWLSTMArguments> {
+  float *gates_gain, *gates_bias, *cell_gain, *cell_bias, *weight;
 
-  FWLSTM(const FWLSTMArguments& a, bool forward)
-      : a(a), H(int(a.H)), P(padded(H)), T(int(a.T)), C(int(a.chunk)) {
+  FWLSTM(const FWLSTMArguments& a, bool forward) : Recurrence(a) {
     float* norms = aligned_floats(std::size_t(10) * P);
     gates_gain = norms, gates_bias = norms + 4 * P, cell_gain = norms + 8 * P, cell_bias = norms + 9 * P;
     pad(gates_gain, a.gates_gain, H, P, 4);
     pad(gates_bias, a.gates_bias, H, P, 4);
     pad(cell_gain, a.cell_gain, H, P);
     pad(cell_bias, a.cell_bias, H, P);
-    powers = powers_of(a.decay, C);
     auto entry = [&](int out, int in) {  // of W, whose rows are padded gate by gate
       return in < H && out % P < H ? a.weight[(std::size_t(out / P) * H + out % P) * H + in] : 0.f;
     };
@@ -30,21 +26,7 @@ struct FWLSTM {
   }
   ~FWLSTM() {
     std::free(gates_gain);
-    std::free(powers);
     std::free(weight);
-  }
-
-  Row row(int64_t b) const {
-    return {a.valid ? a.valid + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
-  }
-  // where a step's values are: [kept, B, ...], for a block of rows in one piece
-  std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }
-  float* keys(int64_t b, int begin) const { return a.keys + (b * (a.keep ? T : C) + (a.keep ? begin : 0)) * P; }
-  // the fast weights before the chunk that begins there
-  const float* start(int64_t b, int begin) const {
-    const std::size_t size = std::size_t(H) * H;
-    if (!begin) return a.memory + b * size;
-    return a.keep ? a.starts + (b * ((T - 1) / C) + begin / C - 1) * size : a.last_memory + b * size;
   }
 
   std::size_t forward_space() const {

@@ -8,41 +8,24 @@ namespace FW_ISA {
 
 namespace {
 
-struct FWRNN {
-  const FWRNNArguments& a;
-  int H, P, T, C, S;
-  float *gain, *bias, *weight, *powers;
+struct FWRNN : Recurrence<FWRNNArguments> {
+  int S;
+  float *gain, *bias, *weight;
 
-  FWRNN(const FWRNNArguments& a, bool forward)
-      : a(a), H(int(a.H)), P(padded(H)), T(int(a.T)), C(int(a.chunk)), S(int(a.inner_steps)) {
+  FWRNN(const FWRNNArguments& a, bool forward) : Recurrence(a), S(int(a.inner_steps)) {
     gain = aligned_floats(2 * P), bias = gain + P;
     pad(gain, a.gain, H, P);
     pad(bias, a.bias, H, P);
-    powers = powers_of(a.decay, C);
     auto entry = [&](int out, int in) { return in < H && out < H ? a.weight[std::size_t(out) * H + in] : 0.f; };
     weight = forward ? pack(H, P, [&](int in, int out) { return entry(out, in); })
                      : pack(H, P, [&](int out, int in) { return entry(out, in); });
   }
   ~FWRNN() {
     std::free(gain);
-    std::free(powers);
     std::free(weight);
   }
 
-  Row row(int64_t b) const {
-    return {a.valid ? a.valid + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
-  }
-  // where a step's values are: [T or 1, B, ...], for a block of rows in one piece; a chunk's history: [B, T or C, ...]
-  std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }
-  std::size_t history(int64_t b, int begin) const { return std::size_t(b) * (a.keep ? T : C) + (a.keep ? begin : 0); }
-  float* keys(int64_t b, int begin) const { return a.keys + history(b, begin) * P; }
   float* query(int64_t b, int t, int s) const { return a.queries + ((a.keep ? b * T + t : b) * S + s) * P; }
-  // the fast weights before the chunk that begins there
-  const float* start(int64_t b, int begin) const {
-    const std::size_t size = std::size_t(H) * H;
-    if (!begin) return a.memory + b * size;
-    return a.keep ? a.starts + (b * ((T - 1) / C) + begin / C - 1) * size : a.last_memory + b * size;
-  }
 
   std::size_t forward_space() const {
     return std::size_t(2 * ROWS_AT_ONCE) * P + P + padded(C) + std::size_t(C) * P + std::size_t(H) * P;

@@ -293,6 +293,33 @@ inline void memory_gradient(const Row& row, int begin, int end, int S, const flo
   add_outer_products(counted, queries, (end - begin) * S, later, start, H, P, formed, d_memory);
 }
 
+// A recurrence with such fast weights: its sizes, and where a row's masks, writes and memories are.
+template <class Arguments>
+struct Recurrence {
+  const Arguments& a;
+  const int H, P, T, C;
+  float* const powers;
+
+  explicit Recurrence(const Arguments& a)
+      : a(a), H(int(a.H)), P(padded(H)), T(int(a.T)), C(int(a.chunk)), powers(powers_of(a.decay, C)) {}
+  ~Recurrence() { std::free(powers); }
+  Recurrence(const Recurrence&) = delete;
+
+  Row row(int64_t b) const {
+    return {a.valid ? a.valid + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
+  }
+  // where a step's values are: [T or 1, B, ...], for a block of rows in one piece
+  std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }
+  // the keys of the chunk that begins there, of [B, T or C, P]
+  float* keys(int64_t b, int begin) const { return a.keys + (b * (a.keep ? T : C) + (a.keep ? begin : 0)) * P; }
+  // the fast weights before that chunk
+  const float* start(int64_t b, int begin) const {
+    const std::size_t size = std::size_t(H) * H;
+    if (!begin) return a.memory + b * size;
+    return a.keep ? a.starts + (b * ((T - 1) / C) + begin / C - 1) * size : a.last_memory + b * size;
+  }
+};
+
 template <typename F>
 void for_blocks_of_rows(int64_t B, int64_t wanted_threads, F&& run) {
   const int threads = larger(1, smaller(int(wanted_threads), int(B)));
