@@ -101,6 +101,21 @@ def test_the_length_of_the_chunks_does_not_matter(chunk_size):
     assert_near(memory, expected_memory)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("T", [1, 30, 250])
+def test_no_memory_is_one_of_zeros_to_the_bit(T, masked):
+    """Answers, final memory and gradients, also those that come through the final memory, over one chunk or several."""
+    *inputs, memory = some_inputs(3, T, 16, 16, 16, 2, dtype=torch.float32)
+    options = some_masks(3, T) if masked else {}
+
+    def found(memory):
+        y, last = fast_weight_memory(*inputs, memory, backend="cpu", **options)
+        return y, last, *torch.autograd.grad(y.square().sum() + last.sum(), inputs)
+
+    pairs = zip(found(None), found(torch.zeros_like(memory)), strict=True)
+    assert all(torch.equal(none, zeros) for none, zeros in pairs)
+
+
 def test_errors_at_the_papers_sizes():
     """Ordinary inputs: 1e-6 of the outputs and 2e-5 of the gradients, root mean square."""
     inputs = some_inputs(8, 200, 32, 32, 32, 3, sharpness=0.5)
