@@ -677,8 +677,8 @@ struct Step {
   const FWMStepArguments& a;
   const int C = int(a.capacity), count = int(a.count), hops = int(a.hops);
 
-  const float* key1(int64_t b) const { return a.k1 + b * D; }
-  const float* key2(int64_t b) const { return a.k2 + b * D; }
+  const float* key1(int64_t b) const { return a.k1 + b * a.k1_row; }
+  const float* key2(int64_t b) const { return a.k2 + b * a.k2_row; }
   float* left(int64_t b) const { return a.left + b * C; }
   float* written(int64_t b) const { return a.written + b * C * D; }
 
@@ -691,7 +691,7 @@ struct Step {
       write(first + r, y);
     }
     for (int r = 0; r < rows; ++r)
-      std::memcpy(a.outputs + (first + r) * D, a.n + (first + r) * D, sizeof(float) * D);
+      std::memcpy(a.outputs + (first + r) * D, a.n + (first + r) * a.n_row, sizeof(float) * D);
     for (int i = 1; i <= hops; ++i)
       for (int r = 0; r < rows; ++r) {
         float* n = a.outputs + (first + r) * D;
@@ -705,7 +705,7 @@ struct Step {
     float *keys1 = a.first_keys + b * D * C, *keys2 = a.second_keys + b * D * C;
     for (int k = 0; k < D; ++k) keys1[k * C + count] = key1(b)[k], keys2[k * C + count] = key2(b)[k];
     for (int i = 0; i <= hops; ++i)
-      products(keys2, i ? a.e + (b * hops + i - 1) * D : key2(b), count + 1, similar + i * C);
+      products(keys2, i ? a.e + b * a.e_row + (i - 1) * D : key2(b), count + 1, similar + i * C);
   }
 
   void products(const float* keys, const float* x, int writes, float* out) const {
@@ -734,11 +734,12 @@ struct Step {
   }
 
   void write(int64_t b, const float* old) const {
-    const float *v = a.v + b * D, half = M::dot(key1(b), key1(b)) * M::dot(key2(b), key2(b)) / 2;
+    const float *v = a.v + b * a.v_row, beta = a.beta[b * a.beta_row];
+    const float half = M::dot(key1(b), key1(b)) * M::dot(key2(b), key2(b)) / 2;
     float* delta = written(b) + count * D;
     V growth = {};
     for (int n = 0; n < D; n += W) {
-      V o = load<W>(old + n), d = a.beta[b] * (load<W>(v + n) - o);
+      V o = load<W>(old + n), d = beta * (load<W>(v + n) - o);
       store<W>(delta + n, d);
       growth += (o + half * d) * d;
     }

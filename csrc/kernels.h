@@ -48,7 +48,8 @@ struct FWMArguments {
 // One step of a memory kept as the writes that it is a sum of, in place.
 struct FWMStepArguments {
   int64_t B, d, hops, threads, count, capacity;  // count: of the writes so far; capacity: a multiple of 16
-  const float *k1, *k2, *v, *beta, *n, *e;       // [B, d], [B], [B, hops, d]: in one piece
+  const float *k1, *k2, *v, *beta, *n, *e;       // [B, d], [B], [B, hops, d], each row in one piece
+  int64_t k1_row, k2_row, v_row, beta_row, n_row, e_row;
   float *first_keys, *second_keys;               // [B, d, capacity]
   float *written, *left, *squared_norm;          // [B, capacity, d], [B, capacity], [B]
   float* outputs;                                // [B, d]

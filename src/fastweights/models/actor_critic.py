@@ -43,9 +43,9 @@ class ActorCritic(nn.Module):
         y, state = self.core(observations, state, valid=valid)
         return self.policy(y), self.value(y).squeeze(-1), state
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observations: Tensor, noise: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Draw an action for each row `[B]`, and return the new state.
+        """Draw an action for each row `[B]`, and return the new state; there are no gradients of either.
 
         Args:
             observations: `[B, D]`.

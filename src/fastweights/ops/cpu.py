@@ -73,7 +73,9 @@ class FWMStepArguments(_Arguments):
 
     _fields_ = [
         *_fields("B d hops threads count capacity", "k1 k2 v beta n e"),
-        *_fields("", "first_keys second_keys written left squared_norm outputs"),
+        *_fields(
+            "k1_row k2_row v_row beta_row n_row e_row", "first_keys second_keys written left squared_norm outputs"
+        ),
     ]
 
 

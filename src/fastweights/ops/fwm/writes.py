@@ -126,8 +126,10 @@ def _compiled(memory: Writes, count: int, k1: Tensor, k2: Tensor, v: Tensor, bet
     arguments = cpu.FWMStepArguments(
         B=B, d=d, hops=e.shape[1], threads=torch.get_num_threads(), count=count, capacity=memory.left.shape[1]
     )
+    k1, k2, v, n = (cpu.rows(x) for x in (k1, k2, v, n))
+    e = e if e.stride()[1:] == (d, 1) else e.contiguous()
     asked = {"k1": k1, "k2": k2, "v": v, "beta": beta, "n": n, "e": e}
-    arguments.set(**{name: x.contiguous() for name, x in asked.items()}, outputs=outputs)
+    arguments.set(**asked, **{f"{name}_row": x.stride(0) for name, x in asked.items()}, outputs=outputs)
     arguments.set(**{name: x for name, x in memory._asdict().items() if name != "count"})
     cpu.call("fwm_step", arguments)
     return outputs
