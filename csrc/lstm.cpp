@@ -128,9 +128,8 @@ void gate_gradients(const Rows& rows, int64_t r, int t, float* d_hidden, float* 
   }
 }
 
-// Panels [ceil(H / 4 W)][4 H][4 W] of the weight [4 H, H], padded with zeros.
-void pack_backward(const float* weight, int H, float* packed) {
-  const int wide = 4 * WIDTH;
+// Panels [ceil(H / wide)][4 H][wide] of the weight [4 H, H], padded with zeros.
+void pack_backward(const float* weight, int H, int wide, float* packed) {
   for (int first = 0; first < H; first += wide) {
     const int filled = smaller(wide, H - first);
     for (int k = 0; k < 4 * H; ++k, packed += wide) {
@@ -140,20 +139,22 @@ void pack_backward(const float* weight, int H, float* packed) {
   }
 }
 
+// NV: vectors in a panel of the packed weight.
+template <int NV>
 void backward_rows(Rows& rows, const float* packed, float* d_hidden, float* d_cell) {
   const LSTMArguments& a = rows.a;
   const int H = rows.H;
-  const int whole = 4 * WIDTH;
+  constexpr int whole = NV * WIDTH;
   for (int t = rows.T - 1; t >= 0; --t) {
     for (int64_t r = 0; r < rows.count; ++r) gate_gradients(rows, r, t, d_hidden, d_cell);
     const float* d_gates = a.d_gate_inputs + (std::size_t(t) * a.B + rows.first) * 4 * H;
     for (int first = 0; first < H; first += whole) {
       const float* w = packed + std::size_t(first) * 4 * H;
       const int filled = smaller(whole, H - first);
-      tiles<GATE_ROWS>(int(rows.count), [&](int from, auto size) {
+      tiles<rows_for(NV)>(int(rows.count), [&](int from, auto size) {
         constexpr int R = decltype(size)::value;
-        float found[R * 4 * WIDTH];
-        product_tile<WIDTH, R, 4, false>(4 * H, d_gates + std::size_t(from) * 4 * H, 4 * H, 1, w, whole, found, whole);
+        float found[R * whole];
+        product_tile<WIDTH, R, NV, false>(4 * H, d_gates + std::size_t(from) * 4 * H, 4 * H, 1, w, whole, found, whole);
         for (int r = 0; r < R; ++r) {
           const int64_t b = rows.first + from + r;
           float* to = d_hidden + (from + r) * H + first;
@@ -196,13 +197,13 @@ void lstm_forward(const LSTMArguments& a) {
 }
 
 void lstm_backward(const LSTMArguments& a) {
-  const int H = int(a.H), wide = 4 * WIDTH;
+  const int H = int(a.H), wide = (H > 2 * WIDTH ? 4 : 2) * WIDTH;
   float* packed = aligned_floats(std::size_t(4) * H * ((H + wide - 1) / wide * wide));
-  pack_backward(a.weight, H, packed);
+  pack_backward(a.weight, H, wide, packed);
   // d_hidden and d_cell hold the gradients of the last states at first, and of the initial ones in the end
   for_threads(a, [&](int64_t first, int64_t count) {
     Rows rows{a, int(a.T), H, first, count, nullptr, nullptr};
-    backward_rows(rows, packed, a.d_hidden + first * H, a.d_cell + first * H);
+    (H > 2 * WIDTH ? backward_rows<4> : backward_rows<2>)(rows, packed, a.d_hidden + first * H, a.d_cell + first * H);
   });
   std::free(packed);
 }
