@@ -1,5 +1,7 @@
 """Walks as Gymnasium environments: against the definition, and what seeds and splits promise."""
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -27,12 +29,15 @@ def test_the_arrays_do_what_the_definition_does(variant, rules):
     draw = np.random.default_rng(0)
     for seed in (0, 1):
         seen, _ = environments.reset(seed=seed)
-        drawn = np.stack([environments._goals, environments._starts], -1)
-        walks = [
-            Walk(environments.moves[graph].tolist(), environments.rules,
-                 lambda time, row=row, drawn=drawn: drawn[time, row])
-            for row, graph in enumerate(environments.graph)
-        ]  # fmt: skip
+        walks = []
+        for row, graph in enumerate(environments.graph):
+            turns = itertools.cycle((environments._goals[:, row], environments._offsets[:, row]))
+
+            def choose(options, row=row, turns=turns, walks=walks):
+                number = next(turns)[walks[row].time]  # of all places, or how far from the one that is left out
+                return options[number if len(options) == environments.rules.places else number - 1]
+
+            walks.append(Walk(environments.moves[graph].tolist(), environments.rules, choose))
         assert seen == pytest.approx(np.array([walk.reset() for walk in walks]))
         for _ in range(environments.rules.steps):
             actions = draw.integers(environments.rules.actions, size=40)
@@ -49,7 +54,8 @@ def test_the_arrays_do_what_the_definition_does(variant, rules):
 def on_a_ring(variant, *actions):
     """What an agent sees on a ring of three places where action 0 leads on and action 1 leads nowhere."""
     rules = Rules(places=3, actions=2, steps=10, patience=3, variant=variant)
-    walk = Walk([[1, 0], [2, 1], [0, 2]], rules, lambda time: (2, 0))
+    preferred = itertools.cycle(((2, 1), (0, 1)))  # goals, the agent's places
+    walk = Walk([[1, 0], [2, 1], [0, 2]], rules, lambda options: next(x for x in next(preferred) if x in options))
     return [walk.reset(), *(walk.step(action)[0] for action in actions)]
 
 

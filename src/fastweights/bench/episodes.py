@@ -56,13 +56,8 @@ def training_episode(work: Work, backend: str) -> Callable[[], None]:
 def walks_of(environments: Any) -> list[Walk]:
     """The same environments as one object each."""
     environments.reset(seed=0)
-    random, places = Random(0), environments.rules.places
-
-    def draw(step: int) -> tuple[int, int]:
-        goal, start = random.sample(range(places), 2)
-        return goal, start
-
-    return [Walk(environments.moves[graph].tolist(), environments.rules, draw) for graph in environments.graph]
+    choose = Random(0).choice
+    return [Walk(environments.moves[graph].tolist(), environments.rules, choose) for graph in environments.graph]
 
 
 def loss_one_by_one(model: ActorCritic, walks: list[Walk], task: GraphRL) -> Tensor:

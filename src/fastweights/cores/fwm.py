@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -95,8 +96,9 @@ class FastWeightMemory(Core):
         self.write = nn.Linear(hidden_size, S + R + V + 1)  # k1, k2, v, β
         self.read = nn.Linear(hidden_size, S + num_reads * R)  # n⁽⁰⁾, e⁽¹⁾ …
         self.output = nn.Linear(V, hidden_size)
-        nn.init.xavier_uniform_(self.write.weight)
-        nn.init.xavier_uniform_(self.read.weight)
+        bound = math.sqrt(6 / (hidden_size + memory_size))  # Glorot's for one key, as in the published code
+        nn.init.uniform_(self.write.weight, -bound, bound)
+        nn.init.uniform_(self.read.weight, -bound, bound)
 
     @property
     def state_law(self) -> str:  # a memory over a slow core keeps the law that the slow core keeps

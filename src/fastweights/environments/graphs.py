@@ -27,7 +27,8 @@ class Rules:
     - the previous action stands one index higher than its place, so that none of them ever sets the first of its
       inputs, and "none" falls on the bit that is always set;
     - the timer counts only steps that do not reach the goal, and goes on when the goal is reached;
-    - where the timer runs out, the previous action becomes "none".
+    - where the timer runs out, the previous action becomes "none";
+    - the goal is never placed anew where it was.
 
     Args:
         places: S.
@@ -149,16 +150,19 @@ def expected_reward(moves: NDArray, rules: Rules, agent: str) -> NDArray[np.floa
         agent: "best" knows the map and all else, "random" does anything.
     """
     choose = {"best": np.max, "random": np.mean}[agent]
+    published = rules.variant == "as-published"
     apart = ~np.eye(rules.places, dtype=bool)
+    goals_after = apart / (rules.places - 1) if published else np.full(apart.shape, 1 / rules.places)
     graph, place = np.arange(len(moves))[:, None, None], np.arange(rules.places)
     arrives = (moves[..., None] == place)[..., None]  # [N, S, A, goal, 1]
     penalty = PENALTY * (moves == place[:, None])[..., None, None]
     value = np.zeros((len(moves), rules.places, rules.places, rules.patience))  # [N, place, goal, timer]
     for _ in range(rules.steps):
-        anew = value[:, apart].mean(1)  # [N, timer], for agent and goal placed at random
+        by_goal = (value * apart[..., None]).sum(1) / (rules.places - 1)  # [N, goal, timer], the agent elsewhere
+        anew = goals_after @ by_goal  # [N, goal before, timer], for agent and goal placed at random
         going_on = np.roll(value, -1, -1)
-        going_on[..., -1] = anew[:, None, None, 0]  # the timer has run out
-        after_goal = anew if rules.variant == "as-published" else anew[:, :1]
-        reward = np.where(arrives, GOAL_REWARD + after_goal[:, None, None, None], going_on[graph, moves]) - penalty
+        going_on[..., -1] = anew[:, None, :, 0]  # the timer has run out
+        after_goal = anew if published else anew[..., :1]
+        reward = np.where(arrives, GOAL_REWARD + after_goal[:, None, None], going_on[graph, moves]) - penalty
         value = choose(reward, axis=2)
     return value[:, apart, 0].mean(1)

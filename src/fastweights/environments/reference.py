@@ -13,11 +13,11 @@ class Walk:
     Args:
         moves: where each action leads from each place, S lists of A places.
         rules: of the episode.
-        draw: gives goal and agent's place, apart, where they are placed at a given step.
+        choose: gives one of the places that it is given, all as likely; for the goal first, then for the agent.
     """
 
-    def __init__(self, moves: Sequence[Sequence[int]], rules: Rules, draw: Callable[[int], tuple[int, int]]):
-        self.moves, self.rules, self.draw = moves, rules, draw
+    def __init__(self, moves: Sequence[Sequence[int]], rules: Rules, choose: Callable[[Sequence[int]], int]):
+        self.moves, self.rules, self.choose = moves, rules, choose
         self.published = rules.variant == "as-published"
 
     def reset(self) -> list[float]:
@@ -25,8 +25,18 @@ class Walk:
         self.time = self.timer = 0
         self.sum = 0.0
         self.previous = self.rules.actions  # none
-        self.goal, self.place = self.draw(0)
+        self.goal = self.choose(range(self.rules.places))
+        self.place = self.choose(self.others(self.goal))
         return self.observation()
+
+    def place_anew(self) -> None:
+        """Place goal and agent at random, apart; by the published code the goal never where it was."""
+        self.goal = self.choose(self.others(self.goal) if self.published else range(self.rules.places))
+        self.place = self.choose(self.others(self.goal))
+
+    def others(self, place: int) -> list[int]:
+        """All places but one, in a circle from it on."""
+        return [(place + i) % self.rules.places for i in range(1, self.rules.places)]
 
     def step(self, action: int) -> tuple[list[float], float, bool]:
         """Move, and return the observation, the reward, and whether the episode is over."""
@@ -37,13 +47,13 @@ class Walk:
         self.place = to
         if to == self.goal:
             reward += GOAL_REWARD
-            self.goal, self.place = self.draw(self.time)
+            self.place_anew()
             if not self.published:
                 self.timer = 0
         else:
             self.timer += 1
             if self.timer == self.rules.patience:
-                self.goal, self.place = self.draw(self.time)
+                self.place_anew()
                 self.timer = 0
                 if self.published:
                     self.previous = self.rules.actions

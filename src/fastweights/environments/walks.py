@@ -78,10 +78,12 @@ class GraphVectorEnv(VectorEnv):
         self.graph = np.resize(random.permutation(len(self.moves)), self.num_envs)
         if options and "graphs" in options:
             self.graph = np.resize(np.asarray(options["graphs"]), self.num_envs)
-        # where goal and agent would be placed anew after each step
+        # where the goal would be placed anew after each step, and the agent, how far from it
         self._goals = random.integers(places, size=(steps + 1, self.num_envs))
-        self._starts = (self._goals + random.integers(1, places, (steps + 1, self.num_envs))) % places
-        self.goal, self.place = self._goals[0], self._starts[0]
+        self._offsets = random.integers(1, places, (steps + 1, self.num_envs))
+        if self._published:  # how far from the goal before
+            self._goals[1:] = random.integers(1, places, (steps, self.num_envs))
+        self.goal, self.place = self._goals[0], (self._goals[0] + self._offsets[0]) % places
         self._previous = np.full(self.num_envs, self.rules.actions)  # none
         self._timer = np.zeros(self.num_envs, np.int64)
         self._sum = np.zeros(self.num_envs)
@@ -109,8 +111,11 @@ class GraphVectorEnv(VectorEnv):
             self._previous[late] = self.rules.actions
         else:
             self._timer[anew] = 0
-        self.place = np.where(anew, self._starts[self._time], to)
-        self.goal = np.where(anew, self._goals[self._time], self.goal)
+        places, goal = self.rules.places, self._goals[self._time]
+        if self._published:
+            goal = (self.goal + goal) % places
+        self.place = np.where(anew, (goal + self._offsets[self._time]) % places, to)
+        self.goal = np.where(anew, goal, self.goal)
         self._sum += rewards
         self._over = self._time == self.rules.steps
         return self._observations(), rewards, np.full(self.num_envs, self._over), never, {"anew": anew}
