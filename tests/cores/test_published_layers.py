@@ -77,3 +77,10 @@ def check(golden, file, fwm_backend, lstm_backend):
         compared[f"gradient of {ours}"] = (core.get_parameter(ours).grad, golden[f"grad/{theirs}"])
     for what, (result, expected) in compared.items():
         assert_near(result, expected, what)
+
+
+def test_keys_and_queries_begin_as_in_the_published_code():
+    core = FastWeightMemory(5, hidden_size=96, memory_size=32)
+    for layer in (core.write, core.read):
+        largest = layer.weight.abs().max().item()
+        assert 0.99 * (6 / 128) ** 0.5 < largest <= (6 / 128) ** 0.5

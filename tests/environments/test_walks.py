@@ -155,6 +155,22 @@ def test_agent_and_goal_start_apart():
             assert (environments.goal != environments.place).all()
 
 
+def test_where_the_goal_is_placed_anew():
+    """By the paper's rules in any of five places, by the published code's in any of four others: all as often."""
+    for variant in VARIANTS:
+        environments = GraphVectorEnv(600, variant=variant)
+        counts = np.zeros((5, 5))  # goal before, goal after
+        for seed in range(10):
+            environments.reset(seed=seed)
+            for _ in range(30):
+                before = environments.goal
+                *_, found = environments.step(environments.action_space.sample())
+                np.add.at(counts, (before[found["anew"]], environments.goal[found["anew"]]), 1)
+        expected = np.full((5, 5), 1 / 5) if variant == "paper" else (1 - np.eye(5)) / 4
+        assert counts.sum() > 10_000
+        assert counts / counts.sum(1, keepdims=True) == pytest.approx(expected, abs=0.03)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match='split is "exam"'):
         GraphVectorEnv(2, split="exam")
