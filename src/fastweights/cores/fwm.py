@@ -35,8 +35,9 @@ class FastWeightMemory(Core):
     >>> y.shape, state.memory.shape
     (torch.Size([2, 5, 16]), torch.Size([2, 8, 8, 8]))
 
-    The defaults are the paper's equations; the weights of keys and queries begin in U(±√(6/(H + d))). The published code of the catbAbI experiments differs in
-    `write_scale=1/memory_size, tanh_first_query=False, residual=False`.
+    The defaults are the paper's equations. The published code of the catbAbI experiments differs in
+    `write_scale=1/memory_size, tanh_first_query=False, residual=False`. As in all published code, the weights of keys
+    and queries begin in U(±√(6/(H + d))).
 
     Args:
         input_size: size of x.
