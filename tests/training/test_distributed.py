@@ -113,6 +113,36 @@ def test_one_process_goes_on_where_two_stopped(folder, capsys, monkeypatch):
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
+LEAVES = """
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from fastweights.training import distributed
+
+def threads():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+with distributed.join() as group:
+    model = DistributedDataParallel(torch.nn.Linear(3, 2))
+    model(torch.ones(4, 3)).sum().backward()
+    group.wait()
+    during = threads()
+    del model
+print("during" if during else "none", "after", threads(), flush=True)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts threads by Linux's /proc")
+def test_no_thread_of_the_group_outlives_it(folder):
+    """One that did, and still held a tensor while Python was ending, aborted a training that had succeeded."""
+    (folder / "leaves.py").write_text(LEAVES)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "leaves.py")
+    assert run(folder, launcher).count("during after []") == 2
+
+
 def test_rows_are_shared_out_evenly_or_refused():
     shares = [Group(rank, 4).share_of(32) for rank in range(4)]
     assert [row for share in shares for row in range(32)[share]] == list(range(32))

@@ -6,6 +6,7 @@ number of processes changes the speed and, but for rounding, nothing else, and a
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,10 @@ def join(device: str = "cpu") -> Iterator[Group]:
     if size == 1:
         yield Group(device=chosen)
         return
+    # Imported now, because DistributedDataParallel brings it, and imported later it would hold the group as a default
+    # argument: gloo's threads would outlive destroy_process_group, and could abort a process that is ending.
+    importlib.import_module("torch.distributed.nn.functional")
+
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
     try:
         yield Group(rank, size, chosen)
