@@ -26,7 +26,7 @@ TINY = (
     "--task.validation_stories=2",
     "--training.rows=4",
     "--training.evaluation_rows=2",
-    "--training.steps=40",
+    "--training.steps=100",
     "--training.report_every=3",
     "--training.evaluate_every=7",
 )
@@ -92,7 +92,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(folder):
     os.kill(int((folder / "killed" / "lock").read_text()), signal.SIGKILL)  # torchrun ends the other
     process.communicate(timeout=120)
     assert process.returncode
-    assert not any(record["step"] == 40 for record in records(folder / "killed")), "it had ended already"
+    assert not any(record["step"] == 100 for record in records(folder / "killed")), "it had ended already"
     run(folder, TOGETHER, "--resume", "--out=killed")
     for name in ("metrics.jsonl", "last.safetensors", "best.safetensors"):
         assert (folder / "killed" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
