@@ -260,8 +260,16 @@ def test_a_run_in_use_by_another_process(refused, run):
 
 
 def test_settings_given_to_a_resumed_run(refused, run):
-    message = refused("train", "--resume", f"--out={run}", "--training.steps=9", "--seed=3")
-    assert "--training.steps" in message and "--seed" in message
+    message = refused("train", "--resume", f"--out={run}", "--training.rows=9", "--training.steps=9", "--seed=3")
+    assert "leave --seed, --training.rows=9 out" in message
+
+
+def test_a_resumed_run_that_cannot_have_another_end(refused, run, monkeypatch):
+    assert "steps; give more than that, not 1, or" in refused("train", "--resume", f"--out={run}", "--training.steps=1")
+    falling = {"training": {"steps": 5, "schedule": "cosine"}}
+    monkeypatch.setattr(RunFolder, "read_config", lambda self: {"recipe": falling, "data": None})
+    message = refused("train", "--resume", f"--out={run}", "--training.steps=9")
+    assert "learning rate falls to 0 at step 5, so it cannot go on to step 9" in message
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, 5000])

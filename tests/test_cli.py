@@ -108,9 +108,10 @@ def test_train_prints_its_metrics(json_of, tmp_path):
 def test_seed_and_tasks_are_recorded(tmp_path):
     from fastweights.training.runs import RunFolder
 
-    arguments = ["catbabi-qa/fwm", *TINY, "--seed", "5", "--tasks", "1-3", "--out", str(tmp_path / "run")]
-    assert cli.main(["train", *arguments]) == 0
+    arguments = [*TINY, "--training.rows", "3", "catbabi-qa/fwm", "--seed", "5", "--tasks", "1-3"]
+    assert cli.main(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
     recipe = RunFolder.open(tmp_path / "run").read_config()["recipe"]
+    assert recipe["training"]["rows"] == 3
     assert recipe["training"]["seed"] == 5
     assert recipe["task"]["tasks"] == "1-3"
 

@@ -24,7 +24,7 @@ RULES = {"variant": str, "places": int, "actions": int, "steps": int, "patience"
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
     parser = _parser()
-    namespace, rest = parser.parse_known_args(arguments)
+    namespace, rest = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if rest and not getattr(namespace, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     namespace.overrides = rest
@@ -37,6 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Arguments with `--training.steps 5` as one word, so that its value is not taken for the recipe's name."""
+    joined: list[str] = []
+    for word in arguments:
+        last = joined[-1] if joined else ""
+        if last.startswith("--") and "." in last and "=" not in last and not word.startswith("--"):
+            joined[-1] = f"{last}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -222,6 +234,7 @@ Every value of a recipe can be changed on the command line:
   fastweights train catbabi-qa/fwm --training.steps 1000 --model.core.memory_size 16
   fastweights train catbabi-qa/fwm --data en-valid-10k --tasks 1,2,4-20
   fastweights train catbabi-qa/fwm --resume          # after Ctrl-C, a crash or a power cut
+  fastweights train --resume --out runs/catbabi-qa/fwm --training.steps 60000  # and beyond its end (constant rate)
 `fastweights recipes NAME` shows all the values of a recipe and what they mean.
 """
 
@@ -364,11 +377,16 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
     if args.resume:
         run = RunFolder.open(out)
         config = run.read_config()
-        if args.overrides or args.seed is not None or args.tasks:
-            raise UserError(f"A resumed run keeps the settings in {run.config}; leave {_given(args)} out.")
+        given = [word.partition("=")[0] for word in args.overrides if word.startswith("--")]
+        if given not in ([], ["--training.steps"]) or args.seed is not None or args.tasks:
+            raise UserError(
+                f"A resumed run keeps the settings in {run.config} but for --training.steps; leave {_given(args)} out."
+            )
         if not {"recipe", "data"} <= config.keys():
             raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
         recipe, data = recipes.load(None, config["recipe"]), args.data or config["data"]  # the folder may have moved
+        if given:
+            recipe = recipes.prolonged(recipe, recipes.load(None, args.overrides).training.steps)
     else:
         overrides = list(args.overrides)
         if args.seed is not None:
@@ -387,6 +405,8 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
         trainer = training.begin(recipe, run, data, observer, group)
         if args.resume:
             trainer.resume()
+            if given and group.is_first:
+                run.write_config(config | {"recipe": recipe.to_dict()})
         if group.is_first:
             weights, memory = recipes.size(recipe)
             together = f", {group.size} processes" if group.size > 1 else ""
@@ -415,7 +435,7 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace) -> str:
     names = [f"--{name}" for name in ("seed", "tasks") if getattr(args, name) is not None]
-    return ", ".join([*names, *args.overrides])
+    return ", ".join([*names, *(word for word in args.overrides if not word.startswith("--training.steps"))])
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -290,6 +290,14 @@ def test_resuming_a_finished_run_changes_nothing(place, uninterrupted):
     assert f'"step": {STEPS}' in log(place)
 
 
+def test_a_finished_run_goes_on_to_a_later_end(place, uninterrupted):
+    kind, out = "fwm, generated stories", "prolonged"
+    assert train(place, *KINDS[kind], "--training.steps=14", f"--out={out}") == 0, log(place)
+    assert train(place, "--resume", f"--out={out}", "--training.steps", str(STEPS)) == 0, log(place)
+    for name in ("config.yaml", "metrics.jsonl", "last.safetensors"):
+        assert (place / out / name).read_bytes() == (uninterrupted(kind) / name).read_bytes(), name
+
+
 def test_a_full_disk_while_saving_leaves_the_old_checkpoint(place, uninterrupted):
     kind, out = "fwm, generated stories", "full-disk"
     stop = partial(signal_after_step, 8, signal.SIGINT)

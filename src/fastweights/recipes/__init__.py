@@ -6,7 +6,7 @@ the command line.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +134,27 @@ def load(name: str | None = None, overrides: list[str] | dict[str, Any] | None =
         raise
     except Exception as error:  # jsonargparse raises several kinds
         raise UserError(_explain(error, where)) from error
+
+
+def prolonged(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with more steps, as which a run of it can go on.
+
+    >>> prolonged(load("catbabi-qa/fwm"), 60_000).training.steps
+    60000
+
+    Raises:
+        UserError: where these are fewer steps, or the learning rate falls towards the last one, which would move.
+    """
+    if steps < recipe.training.steps:
+        raise UserError(
+            f"The run is of {recipe.training.steps:,} steps; give more than that, not {steps:,}, or leave it out."
+        )
+    if steps > recipe.training.steps and recipe.training.schedule != "constant":
+        raise UserError(
+            f"The run's learning rate falls to 0 at step {recipe.training.steps:,}, so it cannot go on to "
+            f"step {steps:,}; train anew with --training.steps {steps} and another --out."
+        )
+    return replace(recipe, training=replace(recipe.training, steps=steps))
 
 
 def known_keys() -> list[str]:

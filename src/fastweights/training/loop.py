@@ -263,7 +263,8 @@ class Training:
         flat, metadata = checkpoint.load(self.run.last)
         if "meter" not in metadata:
             raise UserError(f"{self.run.last} is a checkpoint that a run cannot go on from; train anew with --out.")
-        if recipes.load(None, metadata["recipe"]) != self.recipe:
+        saved = recipes.load(None, metadata["recipe"])
+        if recipes.prolonged(saved, self.options.steps) != self.recipe:
             raise UserError(
                 f"{self.run.last} was saved by another recipe than {self.run.config}; train anew with --out."
             )

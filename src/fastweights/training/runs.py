@@ -50,7 +50,7 @@ class RunFolder:
     def create(cls, path: str | Path, config: dict[str, Any]) -> Self:
         """Begin a run in a folder that holds none, and return it locked."""
         run = cls(path)
-        content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        content = _to_yaml(config)
         # Before the lock, so that a folder in which a run is under way is refused with the better advice.
         run._refuse_a_second_run()
         try:
@@ -60,7 +60,7 @@ class RunFolder:
         run.lock()
         try:
             run._refuse_a_second_run()
-            write_atomically(run.config, content.encode())
+            write_atomically(run.config, content)
         except BaseException:
             run.unlock()
             raise
@@ -125,6 +125,11 @@ class RunFolder:
             raise UserError(f"{self.config} holds no settings; mend it or choose another run")
         return config
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Keep a changed configuration."""
+        self._require_lock()
+        write_atomically(self.config, _to_yaml(config))
+
     def record(self, metrics: dict[str, Any], timing: dict[str, Any] | None = None) -> None:
         """Append the metrics of a step, and apart from them its timings; NaN and infinity become null.
 
@@ -175,6 +180,10 @@ class RunFolder:
             if number := self._lock_path.read_text().strip():
                 return f"process {number}"
         return "another process"
+
+
+def _to_yaml(config: dict[str, Any]) -> bytes:
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 
 def _try_to_lock(descriptor: int) -> bool:
