@@ -58,10 +58,9 @@ def all_commands() -> list:
 
 def check_command(arguments: list[str]) -> None:
     """Fail where a command does not parse, or names a recipe or an option that does not exist."""
-    namespace, rest = cli._parser().parse_known_args(arguments)
-    assert not rest or getattr(namespace, "takes_overrides", False), f"unknown options {rest}"
+    namespace = cli.parse(arguments)
     if arguments[0] == "train" and namespace.recipe and not namespace.recipe.endswith((".yaml", ".yml")):
-        recipe = recipes.load(namespace.recipe, rest)
+        recipe = recipes.load(namespace.recipe, namespace.overrides)
         recipes.size(recipe)
         tasks.build(recipe.task | ({"tasks": namespace.tasks} if namespace.tasks else {}))
     if arguments[0] == "recipes" and namespace.name:
@@ -104,10 +103,12 @@ def run_command(arguments: list[str]) -> None:
     if arguments[0] in NOT_RUN:
         return
     if arguments[0] == "train" and "--resume" not in arguments:
-        namespace, _ = cli._parser().parse_known_args(arguments)
+        namespace = cli.parse(arguments)
         shutil.rmtree(namespace.out or f"runs/{namespace.recipe}", ignore_errors=True)
         task = recipes.load(namespace.recipe).task["type"]
         arguments = [*arguments, *QUICK, *QUICK_TASKS[task]]
+    if "--resume" in arguments and "--training.steps" in arguments:
+        arguments[arguments.index("--training.steps") + 1] = "3"
     if arguments[0] == "sweep":
         arguments = [*arguments, *QUICK, *QUICK_TASKS["retrieval"]]
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"

@@ -23,11 +23,7 @@ RULES = {"variant": str, "places": int, "actions": int, "steps": int, "patience"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
-    parser = _parser()
-    namespace, rest = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
-    if rest and not getattr(namespace, "takes_overrides", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    namespace.overrides = rest
+    namespace = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return namespace.run(namespace) or 0
     except UserError as error:
@@ -37,6 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """What a command line asks for; `overrides` are the values of a recipe that it changes."""
+    parser = _parser()
+    namespace, namespace.overrides = parser.parse_known_args(_joined(arguments))
+    if namespace.overrides and not getattr(namespace, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(namespace.overrides)}")
+    return namespace
 
 
 def _joined(arguments: list[str]) -> list[str]:
