@@ -212,12 +212,12 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
 
 void fw_lstm_forward(const FWLSTMArguments& a) {
   FWLSTM op(a, true);
-  for_blocks_of_rows(a.B, a.threads, [&](int64_t first, int rows) { op.forward(first, rows); });
+  for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.forward(first, rows); });
 }
 
 void fw_lstm_backward(const FWLSTMArguments& a) {
   FWLSTM op(a, false);
-  for_blocks_of_rows(a.B, a.threads, [&](int64_t first, int rows) { op.backward(first, rows); });
+  for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.backward(first, rows); });
 }
 
 }  // namespace FW_ISA

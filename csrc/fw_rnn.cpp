@@ -180,12 +180,12 @@ struct FWRNN : Recurrence<FWRNNArguments> {
 
 void fw_rnn_forward(const FWRNNArguments& a) {
   FWRNN op(a, true);
-  for_blocks_of_rows(a.B, a.threads, [&](int64_t first, int rows) { op.forward(first, rows); });
+  for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.forward(first, rows); });
 }
 
 void fw_rnn_backward(const FWRNNArguments& a) {
   FWRNN op(a, false);
-  for_blocks_of_rows(a.B, a.threads, [&](int64_t first, int rows) { op.backward(first, rows); });
+  for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.backward(first, rows); });
 }
 
 }  // namespace FW_ISA

@@ -10,7 +10,7 @@ namespace FW_ISA {
 namespace {
 
 constexpr int PADDED_TO = 16;  // the widest vector: what is kept for the gradient has one layout everywhere
-constexpr int ROWS_AT_ONCE = 24;
+constexpr int ROWS_AT_ONCE = 24;  // at most
 constexpr float EPSILON = 1e-5f;
 
 constexpr int padded(int size) { return (size + PADDED_TO - 1) / PADDED_TO * PADDED_TO; }
@@ -222,26 +222,31 @@ inline bool is_empty(const float* memory, int H) {
   return true;
 }
 
-// out += factor A q, or A transposed q, of A [H][H]
+// out += factor A q, or A transposed q, of A [H][H]: four of its rows at a time.
 inline void read_memory(const float* memory, float factor, const float* query, int H, float* out) {
   const int whole = H / WIDTH * WIDTH;
-  for (int i = 0; i < H; ++i) {
-    const float* row = memory + std::size_t(i) * H;
-    vec<WIDTH> total{};
-    for (int u = 0; u < whole; u += WIDTH) total += load<WIDTH>(row + u) * load<WIDTH>(query + u);
-    float found = sum<WIDTH>(total);
-    for (int u = whole; u < H; ++u) found += row[u] * query[u];
-    out[i] += factor * found;
-  }
+  tiles<4>(H, [&](int i, auto count) {
+    constexpr int N = decltype(count)::value;
+    const float* rows = memory + std::size_t(i) * H;
+    float found[N];
+    dots<N>(rows, H, query, whole, found);
+    for (int j = 0; j < N; ++j) {
+      for (int u = whole; u < H; ++u) found[j] += rows[std::size_t(j) * H + u] * query[u];
+      out[i + j] += factor * found[j];
+    }
+  });
 }
 inline void read_memory_transposed(const float* memory, float factor, const float* query, int H, float* out) {
   const int whole = H / WIDTH * WIDTH;
-  for (int i = 0; i < H; ++i) {
-    const float* row = memory + std::size_t(i) * H;
-    const float x = factor * query[i];
-    for (int u = 0; u < whole; u += WIDTH) store<WIDTH>(out + u, load<WIDTH>(out + u) + x * load<WIDTH>(row + u));
-    for (int u = whole; u < H; ++u) out[u] += x * row[u];
-  }
+  tiles<4>(H, [&](int i, auto count) {
+    constexpr int N = decltype(count)::value;
+    const float* rows = memory + std::size_t(i) * H;
+    float factors[N];
+    for (int j = 0; j < N; ++j) factors[j] = factor * query[i + j];
+    add_scaled<N>(rows, H, factors, whole, out);
+    for (int j = 0; j < N; ++j)
+      for (int u = whole; u < H; ++u) out[u] += factors[j] * rows[std::size_t(j) * H + u];
+  });
 }
 
 // to = factor from + sum_k a_k b_k^T over n pairs of rows [P]; `from` and `to` [H][H] may be one, or `from` null.
@@ -305,6 +310,11 @@ struct Recurrence {
   ~Recurrence() { std::free(powers); }
   Recurrence(const Recurrence&) = delete;
 
+  // Rows side by side share a product with W, but the fast weights of all of them are to stay near: 2 MB of them.
+  int rows_at_once() const {
+    const std::size_t fit = (std::size_t(2) << 20) / (sizeof(float) * H * H);
+    return !a.memory || fit >= ROWS_AT_ONCE ? ROWS_AT_ONCE : larger(1, int(fit));
+  }
   Row row(int64_t b) const {
     return {a.valid ? a.valid + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
   }
@@ -321,13 +331,13 @@ struct Recurrence {
 };
 
 template <typename F>
-void for_blocks_of_rows(int64_t B, int64_t wanted_threads, F&& run) {
+void for_blocks_of_rows(int64_t B, int64_t wanted_threads, int at_once, F&& run) {
   const int threads = larger(1, smaller(int(wanted_threads), int(B)));
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int i = 0; i < threads; ++i) {
     const int64_t begin = B * i / threads, end = B * (i + 1) / threads;
-    for (int64_t first = begin; first < end; first += ROWS_AT_ONCE)
-      run(first, end - first < ROWS_AT_ONCE ? int(end - first) : ROWS_AT_ONCE);
+    for (int64_t first = begin; first < end; first += at_once)
+      run(first, end - first < at_once ? int(end - first) : at_once);
   }
 }
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
-from fastweights.ops.fw_rnn.cpu import compiled, refuses
+from fastweights.ops.cpu import refuses
+from fastweights.ops.fw_rnn.cpu import compiled
 from fastweights.ops.fw_rnn.plain import plain
 from fastweights.ops.fw_rnn.reference import reference
 from fastweights.ops.outer_product import chunk_length

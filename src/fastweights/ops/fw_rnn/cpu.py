@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,6 @@ from torch import Tensor
 from fastweights.ops import cpu
 from fastweights.ops.derivatives import in_full_precision, of_definition
 from fastweights.ops.fw_rnn.reference import MEMORY, reference
-
-# Above, the keys of a block of rows do not stay in the cache, and torch's products are faster (measured with H 512).
-LARGEST_SIZE = 256
 
 
 @torch.library.custom_op("fastweights::fw_rnn_cpu", mutates_args=())
@@ -152,17 +148,10 @@ _forward.register_autograd(_gradient, setup_context=_setup_context)
 
 
 def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Compiled for this processor: float32 on the CPU, hidden sizes up to 256.
+    """Compiled for this processor: float32 on the CPU.
 
     Arguments as of `reference`.
     """
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in arguments[: MEMORY + 1])
     *found, _ = _forward(*arguments, keep)
     return tuple(found)
-
-
-def refuses(tensors: Sequence[Tensor] = ()) -> str | None:
-    """Why the kernel cannot run (on inputs, weight, …), or None where it can."""
-    if tensors and tensors[1].shape[-1] > LARGEST_SIZE:
-        return f"it is for hidden sizes up to {LARGEST_SIZE}; above, plain torch is faster"
-    return cpu.refuses(tensors)
