@@ -262,6 +262,7 @@ def test_a_run_in_use_by_another_process(refused, run):
 def test_settings_given_to_a_resumed_run(refused, run):
     message = refused("train", "--resume", f"--out={run}", "--training.rows=9", "--training.steps=9", "--seed=3")
     assert "leave --seed, --training.rows=9 out" in message
+    assert "leave another out" in refused("train", "--resume", f"--out={run}", "catbabi-qa/fwm", "another")
 
 
 def test_a_resumed_run_that_cannot_have_another_end(refused, run, monkeypatch):

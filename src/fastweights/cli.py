@@ -382,8 +382,8 @@ def _train_in(group: Group, args: argparse.Namespace) -> int:
     if args.resume:
         run = RunFolder.open(out)
         config = run.read_config()
-        given = [word.partition("=")[0] for word in args.overrides if word.startswith("--")]
-        if given not in ([], ["--training.steps"]) or args.seed is not None or args.tasks:
+        given = {word.partition("=")[0] for word in args.overrides}
+        if not given <= {"--training.steps"} or args.seed is not None or args.tasks:
             raise UserError(
                 f"A resumed run keeps the settings in {run.config} but for --training.steps; leave {_given(args)} out."
             )
