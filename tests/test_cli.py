@@ -1,5 +1,6 @@
 """The command line: help, JSON and nothing else with --json, exit codes."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def json_of(capsys):
         ([], ["train", "evaluate", "recipes", "data", "bench", "doctor", "fastweights train catbabi-qa/fwm-quick"]),
         (["train"], ["--data", "--resume", "--seed", "--threads", "fastweights train catbabi-qa/fwm --training.steps"]),
         (["evaluate"], ["RUN_OR_CHECKPOINT", "--split", "--tasks", "--rows", "--from-zero", "--generated"]),
-        (["recipes"], ["name", "--json"]),
+        (["recipes"], ["NAME", "--json"]),
         (["data"], ["stats"]),
         (["data", "stats"], ["DIR", "--as-published"]),
         (["bench"], ["--repeats", "--rows", "--length"]),
@@ -65,6 +66,22 @@ def test_help(command, mentioned, capsys):
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in mentioned)
+
+
+def test_every_argument_of_every_command_says_what_it_is_for():
+    seen = []
+
+    def check(parser: argparse.ArgumentParser) -> None:
+        seen.append(parser.prog)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    check(command)
+            else:
+                assert action.help, f"{parser.prog} {action.dest}"
+
+    check(cli._parser())
+    assert "fastweights data generate" in seen
 
 
 def test_the_command_and_the_module_are_the_same():

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from fastweights.tasks import ControlTask
     from fastweights.training.distributed import Group
 
-RULES = {"variant": str, "places": int, "actions": int, "steps": int, "patience": int}  # of a walk on graphs
+RULES = {
+    "variant": (str, "NAME", "the rules of the walk, paper or as-published"),
+    "places": (int, "N", "places of each graph"),
+    "actions": (int, "N", "actions at each place"),
+    "steps": (int, "N", "steps of an episode"),
+    "patience": (int, "N", "steps without success after which agent and goal are placed anew"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,12 +83,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         return sub
 
-    recipes = command("recipes", "List what can be trained, with each model's weights and memory size.", _recipes)
-    recipes.add_argument("name", nargs="?", help="show this recipe whole")
+    recipes = command(
+        "recipes", "List what can be trained, with each model's weights and memory size.", _recipes, RECIPES_HELP
+    )
+    recipes.add_argument("name", metavar="NAME", nargs="?", help="show this recipe whole, with what its values mean")
 
     train = command("train", "Train a recipe; the run folder keeps everything.", _train, TRAIN_HELP)
     train.set_defaults(takes_overrides=True)
-    train.add_argument("recipe", nargs="?", help="a name from `fastweights recipes`, or a YAML file of your own")
+    train.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="a name from `fastweights recipes`, or a YAML file of your own"
+    )
     train.add_argument("--data", metavar="DIR", help="the task's files; without it, stories are generated")
     train.add_argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE)")
     train.add_argument("--seed", type=int, help="seed of weights, data order and dropout (training.seed)")
@@ -111,14 +121,17 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", metavar="NAME", help="also write NAME.md, NAME.png and NAME.svg")
 
     def rules_for(sub: argparse.ArgumentParser, default: str) -> None:
-        for name, kind in RULES.items():
-            sub.add_argument(f"--task.{name}", type=kind, help=f"of walks on graphs (default: {default})")
+        options = sub.add_argument_group("walks on graphs", f"by default, {default}")
+        for name, (kind, value, meaning) in RULES.items():
+            options.add_argument(f"--task.{name}", type=kind, metavar=value, help=meaning)
 
-    evaluate = command("evaluate", "Measure a trained model: accuracy and perplexity, or an agent's reward.", _evaluate)
-    evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT")
+    evaluate = command(
+        "evaluate", "Measure a trained model: accuracy and perplexity, or an agent's reward.", _evaluate, EVALUATE_HELP
+    )
+    evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
     evaluate.add_argument("--data", metavar="DIR", help="the task's files (default: what the model was trained on)")
     evaluate.add_argument("--generated", action="store_true", help="ask generated stories, whatever it was trained on")
-    evaluate.add_argument("--split", default="valid", choices=("valid", "test"))
+    evaluate.add_argument("--split", default="valid", choices=("valid", "test"), help="default: valid")
     evaluate.add_argument("--tasks", help="bAbI's tasks to ask, such as 1,2,4-20 (default: the model's)")
     evaluate.add_argument(
         "--rows",
@@ -133,9 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluate.add_argument("--episodes", type=int, default=10, help="episodes that each agent plays (default: 10)")
-    rules_for(evaluate, "the model's")
+    rules_for(evaluate, "as the model was trained")
 
-    data = commands.add_parser("data", help="Look at data.", description="Look at data.")
+    about = "Count bAbI's stories, generate new ones, and compare them."
+    data = commands.add_parser("data", help=about, description=about)
     data_commands = data.add_subparsers(metavar="COMMAND", required=True)
     stats = command(
         "stats",
@@ -179,12 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("real", metavar="REAL", help="a directory of bAbI's files, such as en-valid-10k")
     compare.add_argument("generated", metavar="GENERATED", help="a directory from `fastweights data generate`")
     compare.add_argument("--tasks", help="such as 1-3,6 (default: those that both directories have)")
-    compare.add_argument("--split", default="train", choices=("train", "valid", "test"))
+    compare.add_argument("--split", default="train", choices=("train", "valid", "test"), help="default: train")
 
-    bench = command("bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench)
-    bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed")
-    bench.add_argument("--rows", type=int, help="default: 32; with --agent 600")
-    bench.add_argument("--length", type=int, help="default: 200; with --agent 30")
+    bench = command(
+        "bench", "Time the training step, the memory op and streaming, per backend, as ratios.", _bench, BENCH_HELP
+    )
+    bench.add_argument("--repeats", type=int, default=5, help="counted runs of each; medians are printed (default: 5)")
+    bench.add_argument("--rows", type=int, help="sequences or agents side by side (default: 32; with --agent 600)")
+    bench.add_argument("--length", type=int, help="steps of each of them (default: 200; with --agent 30)")
     bench.add_argument("--agent", action="store_true", help="instead, time a training episode of the agent on graphs")
     bench.add_argument(
         "--growth",
@@ -192,23 +208,23 @@ def _parser() -> argparse.ArgumentParser:
         help="instead, draw how the memory's time grows with length, rows and size (PNG or SVG; a few minutes)",
     )
 
-    graphs = commands.add_parser("graphs", help="Look at graphs and at agents on them.",
-                                 description="Look at graphs and at agents on them.")  # fmt: skip
+    about = "Look at graphs and at agents on them."
+    graphs = commands.add_parser("graphs", help=about, description=about)
     graphs_commands = graphs.add_subparsers(metavar="COMMAND", required=True)
     maps = command("maps", "Draw graphs, with an agent and its goal.", _graphs_maps, within=graphs_commands)
-    maps.add_argument("numbers", type=int, nargs="*", default=[0, 1], help="which graphs (default: 0 1)")
+    maps.add_argument("numbers", metavar="GRAPH", type=int, nargs="*", default=[0, 1], help="which (default: 0 1)")
     maps.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
-    rules_for(maps, "the paper's")
+    rules_for(maps, "as in the paper")
     curves = command("rewards", "Draw runs' rewards against episodes, and the bounds.", _graphs_rewards,
                      within=graphs_commands)  # fmt: skip
     curves.add_argument("runs", metavar="RUN", nargs="+", help="run folders of agents on graphs")
     curves.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
     walk = command("walk", "Let an agent walk a graph, and show its first and later ways to each goal.", _graphs_walk,
                    within=graphs_commands)  # fmt: skip
-    walk.add_argument("path", metavar="RUN_OR_CHECKPOINT")
+    walk.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
     walk.add_argument("--graph", type=int, default=0, help="which graph (default: 0)")
     walk.add_argument("--seed", type=int, default=0, help="decides goals and actions (default: 0)")
-    rules_for(walk, "the model's")
+    rules_for(walk, "as the model was trained")
     for sub in (maps, walk):
         sub.add_argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
 
@@ -232,6 +248,27 @@ floor up to 2 says that the stories can hardly be told apart by this measure.
 Example:
   fastweights data generate --out stories --seed 0
   fastweights data compare en-valid-10k stories
+"""
+
+RECIPES_HELP = """\
+A recipe is a YAML file: a task, a model and how it is trained. To change much of one, show it, keep it as a file and
+train that:
+  fastweights recipes catbabi-qa/fwm
+  fastweights train my-recipe.yaml
+"""
+
+EVALUATE_HELP = """\
+Examples:
+  fastweights evaluate runs/catbabi-qa/fwm                            # new stories of the kind it was trained on
+  fastweights evaluate runs/catbabi-qa/fwm --data en-valid-10k        # bAbI's own questions
+  fastweights evaluate runs/catbabi-qa/fwm/best.safetensors --tasks 1-3 --json
+  fastweights evaluate runs/graph-rl/fwm --split test --episodes 20   # graphs that it has not seen
+"""
+
+BENCH_HELP = """\
+A backend is a way to compute the recurrences: the reference reads like the paper, step by step; plain is chunkwise, in
+torch's own operations; auto is what a user gets, compiled where it can be. Close other programs first, and compare only
+what one run has measured. `fastweights doctor` says which backends there are.
 """
 
 TRAIN_HELP = """\
