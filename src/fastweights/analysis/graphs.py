@@ -105,12 +105,14 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
                 rules.append((task.rules, task.graphs, task.graph_seed))
                 bounds = task.bounds(split)
                 style = ("--", ":", "-.")[(len(rules) - 1) % 3]
-                for agent, words in (("best", "knowing the map"), ("random", "at random")):
+                at, side = ((0.02, "left"), (0.98, "right"))[(len(rules) - 1) % 2]  # two variants' words stay apart
+                for agent, words, up in (("best", "knowing the map", 3), ("random", "at random", -10)):
                     panel.axhline(bounds[agent], color="#888888", linestyle=style, lw=1)
                     words = f"{words} ({task.rules.variant}): {bounds[agent]:.1f}"
                     panel.annotate(
-                        words, (0.02, bounds[agent]), (0, 3), xycoords=("axes fraction", "data"),
+                        words, (at, bounds[agent]), (0, up), xycoords=("axes fraction", "data"), ha=side,
                         textcoords="offset points", fontsize=8, color="#666666",
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
                     )  # fmt: skip
         panel.set(xscale="log", xlim=(1, 1.2 * max(steps)), xlabel="episodes", title=title)
         panel.xaxis.set_major_formatter("{x:,.0f}")
