@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastweights.tasks import ControlTask
     from fastweights.training.distributed import Group
 
+# of a walk on graphs
 RULES = {
     "variant": (str, "NAME", "the rules of the walk, paper or as-published"),
     "places": (int, "N", "places of each graph"),
@@ -128,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate", "Measure a trained model: accuracy and perplexity, or an agent's reward.", _evaluate, EVALUATE_HELP
     )
-    evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
     evaluate.add_argument("--data", metavar="DIR", help="the task's files (default: what the model was trained on)")
     evaluate.add_argument("--generated", action="store_true", help="ask generated stories, whatever it was trained on")
     evaluate.add_argument("--split", default="valid", choices=("valid", "test"), help="default: valid")
@@ -221,10 +221,11 @@ def _parser() -> argparse.ArgumentParser:
     curves.add_argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
     walk = command("walk", "Let an agent walk a graph, and show its first and later ways to each goal.", _graphs_walk,
                    within=graphs_commands)  # fmt: skip
-    walk.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
     walk.add_argument("--graph", type=int, default=0, help="which graph (default: 0)")
     walk.add_argument("--seed", type=int, default=0, help="decides goals and actions (default: 0)")
     rules_for(walk, "as the model was trained")
+    for sub in (evaluate, walk):
+        sub.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
     for sub in (maps, walk):
         sub.add_argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
 
