@@ -98,8 +98,8 @@ def test_the_replay_sees_what_the_agent_saw(task):
     """The policy of the replay, with the noise of the acting, chooses what the agent chose."""
     model = agent(dtype=torch.float32)
     environments = task.environments("train", 20)
-    episode = a2c.play(model, environments, 30, seed=1, generator=torch.Generator().manual_seed(2))
-    noise = -torch.empty(30, 20, 3).exponential_(generator=torch.Generator().manual_seed(2)).log()
+    episode = a2c.play(model, environments, 30, seed=1)
+    noise = a2c.policy_noise(1, 30, 20, 3)
     logits, _, _ = model(episode.observations)
     assert torch.equal((logits + noise.transpose(0, 1)).argmax(-1), episode.actions)
     assert episode.observations.shape == (20, 30, 17) and episode.valid is None and episode.moves == 600
@@ -110,17 +110,16 @@ def test_actions_are_drawn_from_the_policy():
     nn.init.zeros_(model.policy.weight)
     wanted = torch.tensor([0.7, 0.2, 0.1])
     model.policy.bias.data = wanted.log()
-    noise = -torch.empty(20_000, 3).exponential_().log()
-    actions, _ = model.act(torch.zeros(20_000, 17), noise)
+    actions, _ = model.act(torch.zeros(20_000, 17), a2c.policy_noise(0, 20_000, 3))
     assert actions.bincount() / 20_000 == pytest.approx(wanted, abs=0.015)
 
 
 def test_the_first_step_starts_afresh(task):
     model = agent(dtype=torch.float32)
     environments = task.environments("train", 4)
-    first = a2c.play(model, environments, 30, 1, torch.Generator().manual_seed(0))
-    again = a2c.play(model, environments, 30, 1, torch.Generator().manual_seed(0))
-    other = a2c.play(model, environments, 30, 2, torch.Generator().manual_seed(0))
+    first = a2c.play(model, environments, 30, seed=1)
+    again = a2c.play(model, environments, 30, seed=1)
+    other = a2c.play(model, environments, 30, seed=2)
     assert all(torch.equal(x, y) for x, y in zip(first[:3], again[:3], strict=True))
     assert not torch.equal(first.observations, other.observations)
 

@@ -155,12 +155,12 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
     """
     import torch
 
-    from fastweights.training.a2c import refuse_misfits
+    from fastweights.training.a2c import policy_noise, refuse_misfits
 
     refuse_misfits(model, task)
     environments = task.environments(split, 1)
     _check_numbers([number], environments)
-    generator = torch.Generator().manual_seed(seed)
+    noise = policy_noise(seed, task.steps, 1, task.actions)
     moves = environments.moves[number]
     fewest = distances(moves[None])[0]
     seen, _ = environments.reset(seed=seed, options={"graphs": [number]})
@@ -171,8 +171,7 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
         if begins:
             ways.append({"goal": goal, "first_step": step, "places": [place], "actions": []})
             ways[-1] |= {"fewest": int(fewest[place, goal]), "arrived": False}
-        noise = torch.empty(1, task.actions).exponential_(generator=generator).log_().neg_()
-        action, state = model.act(torch.from_numpy(seen), noise, state)
+        action, state = model.act(torch.from_numpy(seen), noise[step - 1], state)
         to = int(moves[place, action[0]])
         seen, reward, _, _, found = environments.step(action.numpy())
         total += float(reward[0])

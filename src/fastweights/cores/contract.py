@@ -121,3 +121,8 @@ def apply_where(where: Tensor | None, layer: nn.Linear, x: Tensor) -> Tensor:
     found = layer(x.flatten(0, 1).index_select(0, index))
     y = found.new_zeros(where.numel(), layer.out_features).index_copy(0, index, found)
     return y.view(*x.shape[:2], -1).transpose(0, 1)
+
+
+def split_in_time(x: Tensor, *sizes: int) -> list[Tensor]:
+    """Parts of x `[B, T, D]`, whose gradients are put together in the order of time, in which x lies in memory."""
+    return [part.transpose(0, 1) for part in x.transpose(0, 1).split(sizes, -1)]

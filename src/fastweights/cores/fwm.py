@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastweights.cores.contract import Core, apply_where
+from fastweights.cores.contract import Core, apply_where, split_in_time
 from fastweights.cores.lstm import LSTM
 from fastweights.ops.fwm import fast_weight_memory
 from fastweights.ops.fwm.writes import Writes, write_and_read
+from fastweights.ops.tanh import tanh
 
 
 class FWMState(NamedTuple):
@@ -153,12 +154,13 @@ class FastWeightMemory(Core):
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the slow core's output h `[B, T, H]` writes: k1, k2, v (eq. 1) and β (eq. 2)."""
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
-        written, beta = apply_where(None, self.write, h).split([S + R + V, 1], -1)
-        k1, k2, v = written.tanh().split([S, R, V], -1)
+        written, beta = split_in_time(apply_where(None, self.write, h), S + R + V, 1)
+        k1, k2, v = split_in_time(tanh(written), S, R, V)
         # the published code opens the write gate by 1 at the start; a bias could learn the same
         return k1, k2, v, torch.sigmoid(beta + 1).squeeze(-1)
 
     def queries(self, h: Tensor, reads: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What h asks, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros where nothing is read."""
-        n, e = apply_where(reads, self.read, h).split([self.first_key_size, self.num_reads * self.second_key_size], -1)
+        sizes = self.first_key_size, self.num_reads * self.second_key_size
+        n, e = split_in_time(apply_where(reads, self.read, h), *sizes)
         return n, e.unflatten(-1, (self.num_reads, self.second_key_size))

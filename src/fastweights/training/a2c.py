@@ -38,24 +38,26 @@ class Episode(NamedTuple):
         return self.actions.numel() if self.valid is None else int(self.valid.sum())
 
 
-def play(
-    model: ActorCritic, environments: VectorEnv, steps: int, seed: int, generator: torch.Generator | None = None
-) -> Episode:
+def policy_noise(seed: int, *shape: int) -> Tensor:
+    """Noise from Gumbel's distribution, to draw an episode's actions with; see `ActorCritic.act`."""
+    apart = np.random.SeedSequence(seed, spawn_key=(1,))  # from what the environments draw with the same seed
+    return torch.from_numpy(np.random.default_rng(apart).standard_exponential(shape, np.float32)).log_().neg_()
+
+
+def play(model: ActorCritic, environments: VectorEnv, steps: int, seed: int) -> Episode:
     """Let a model act from a reset until all episodes have ended, with actions drawn from its policy.
 
     Args:
         model: the agent.
         environments: B of them.
         steps: the most steps T that an episode can have.
-        seed: of the environments' randomness.
-        generator: of the actions, on the CPU; torch's own if not given.
+        seed: of the environments' randomness and of the actions.
     """
     rows, size = environments.num_envs, model.core.input_size
     device = model.policy.weight.device
     seen, rewards = torch.empty(steps, rows, size), torch.zeros(steps, rows)
     actions, playing = torch.zeros(steps, rows, dtype=torch.int64), torch.zeros(steps, rows, dtype=torch.bool)
-    noise = torch.empty(steps, rows, model.policy.out_features).exponential_(generator=generator).log_().neg_()
-    noise = noise.to(device)
+    noise = policy_noise(seed, steps, rows, model.policy.out_features).to(device)
     now, _ = environments.reset(seed=seed)
     over = np.zeros(rows, bool)
     state, step = model.core.acting_state(rows, steps), 0
@@ -212,10 +214,9 @@ def evaluate(model: ActorCritic, task: ControlTask, split: str, rows: int, episo
     """
     refuse_misfits(model, task)
     environments = task.environments(split, rows)
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
     was_training = model.training
     model.eval()
-    played = [play(model, environments, task.steps, EVALUATION_SEED + i, generator).rewards for i in range(episodes)]
+    played = [play(model, environments, task.steps, EVALUATION_SEED + i).rewards for i in range(episodes)]
     model.train(was_training)
     environments.close()
     sums = torch.cat(played).sum(1, dtype=torch.float64)

@@ -13,6 +13,7 @@ from fastweights.ops.fwm.chunk import chunkwise
 from fastweights.ops.fwm.cpu import compiled, refuses
 from fastweights.ops.fwm.pairing import PAIRINGS
 from fastweights.ops.fwm.reference import reference
+from fastweights.ops.tanh import tanh
 
 BACKENDS = {"reference": Backend(reference), "plain": Backend(chunkwise), "cpu": Backend(compiled, refuses)}
 
@@ -92,9 +93,9 @@ def fast_weight_memory(
         raise ValueError(f"{N} reads with values of size {V} and first keys of size {S}: "
                          "a memory is read at least once, and a chain of reads needs equal sizes")  # fmt: skip
     if tanh_first_query:
-        first_queries = first_queries.tanh()
+        first_queries = tanh(first_queries)
     if tanh_queries:
-        second_queries = second_queries.tanh()
+        second_queries = tanh(second_queries)
 
     answer_dtype = values.dtype
     memory = None if memory is None else memory.flatten(1, -2)

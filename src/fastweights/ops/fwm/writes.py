@@ -19,6 +19,7 @@ from fastweights.ops import cpu
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.fwm.cpu import SIZES
 from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON
+from fastweights.ops.tanh import tanh
 
 
 class Writes(NamedTuple):
@@ -85,8 +86,8 @@ def write_and_read(
         raise ValueError(f"the memory has room for {capacity} writes, and all are made")
     if pairing != "product":
         raise ValueError(f'keys are paired by {pairing}; only a memory of "product" is a sum of its writes')
-    first_queries = first_queries.tanh() if tanh_first_query else first_queries
-    second_queries = second_queries.tanh() if tanh_queries else second_queries
+    first_queries = tanh(first_queries) if tanh_first_query else first_queries
+    second_queries = tanh(second_queries) if tanh_queries else second_queries
     asked = (first_keys, second_keys, values, write_strengths * write_scale, first_queries, second_queries)
     backend = "plain" if backend == "reference" else backend  # the definition has no writes to keep
     found = BACKENDS[choose("write_and_read", BACKENDS, backend, [*asked, memory.left])].run(memory, count, *asked)
