@@ -114,7 +114,7 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
                         textcoords="offset points", fontsize=8, color="#666666",
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
                     )  # fmt: skip
-        panel.set(xscale="log", xlim=(1, 1.2 * max(steps)), xlabel="episodes", title=title)
+        panel.set(xscale="log", xlim=(min(steps) / 1.2, 1.2 * max(steps)), xlabel="episodes", title=title)
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.xaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
