@@ -1,60 +1,133 @@
-"""The one contract of all cores: `y, state = core(x, state, reads=…, valid=…, resets=…)`.
+"""The contract of cores: `y, state = core(x, state, output_mask=…, mask=…, resets=…, losses=…)`.
 
-A core reads a sequence and carries a state. Whatever it is inside, models, tasks and trainers treat it alike:
+A core is a recurrent sequence layer. Models, tasks and objectives treat all cores alike:
 
-- x `[B, T, input_size]`, y `[B, T, output_size]`; `state=None` starts afresh.
-- The state is a named tuple (nested where cores are nested) of tensors whose first dimension is the batch, so that
-  `map_state` can detach, select rows of, save and load any of them.
-- tokens `[B, T]`, where given, choose rows of x, which is then a table `[V, …]`: what `input_projection` made of a
-  vocabulary.
-- reads `[B, T]` says where y is needed; elsewhere it may be anything finite.
-- valid `[B, T]` says where time passes; elsewhere (padding) the state stays as it is.
-- resets `[B, T]` says where a row starts afresh, before that step.
-- `losses` holds what a core adds to the loss of its latest call, by name; empty for most.
+- x `[B, T, input_size]`, y `[B, T, output_size]`; `state=None` is the initial state.
+- The state is a nesting of (named) tuples, lists and dictionaries of tensors whose first dimension is the batch.
+- mask `[B, T]` is False at padding: no update, state unchanged.
+- resets `[B, T]` is True where a row starts from `initial_state`, before that step.
+- output_mask `[B, T]` is True where y is needed; elsewhere y may be anything finite.
+- losses: a `Losses`, to which a core adds terms of its own by name.
 
-The state law is declared by each core in `state_law` and tested for all in one place (tests/cores/test_state_law.py):
+A core supports the keyword arguments that its `forward` has; `call_core` refuses the others with a sentence.
+
+State consistency is declared by each core and tested for all in one place (tests/cores/test_state_consistency.py):
 "exact" means that a whole sequence, its segments and its single steps give the same results, row by row; "segmented"
 means that equal segmentations do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+OPTIONAL_ARGUMENTS = ("output_mask", "mask", "resets", "losses")
 
 
-class Core(nn.Module):
-    """The base of all cores; a new one sets the attributes and implements `initial_state` and `forward`."""
+class Losses(dict[str, Tensor]):
+    """Terms that the cores of a model add to its loss, by name.
 
-    state_law: ClassVar[str] = "exact"
+    >>> losses = Losses()
+    >>> losses.add("meta", torch.tensor(2.0))
+    >>> losses.add("meta", torch.tensor(1.0))  # of another layer
+    >>> losses
+    {'meta': tensor(3.)}
+    """
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a scalar to the term of that name."""
+        self[name] = self[name] + value if name in self else value
+
+    def total(self) -> Tensor | float:
+        """The sum of all terms; 0.0 where there are none."""
+        return sum(self.values(), 0.0)
+
+
+class ProjectedTokens(NamedTuple):
+    """Tokens `[B, T]`, and the table `[V, …]` that a core's `input_projection` made of their vocabulary."""
+
+    table: Tensor
+    tokens: Tensor
+
+
+class Core(nn.Module, ABC):
+    """The base of all cores; a new one sets the sizes and implements `initial_state` and `forward`."""
+
+    state_consistency: Literal["exact", "segmented"] = "exact"
+    supported_arguments: ClassVar[frozenset[str]] = frozenset()
     input_size: int
     output_size: int
 
-    @property
-    def losses(self) -> dict[str, Tensor]:
-        """Terms that this core adds to the loss of its latest call; empty for most."""
-        return {}
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.supported_arguments = frozenset(OPTIONAL_ARGUMENTS) & inspect.signature(cls.forward).parameters.keys()
 
-    def initial_state(self, batch_size: int) -> NamedTuple:
-        """The state of `batch_size` rows that have read nothing yet."""
-        raise TypeError(f"{type(self).__name__} does not define initial_state")
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Any:
+        """The state of `batch_size` rows before their first step."""
 
-    def acting_state(self, batch_size: int, steps: int) -> NamedTuple:
-        """A first state for at most `steps` calls of one step each, without gradients; they may overwrite it.
+    @abstractmethod
+    def forward(self, x: Any, state: Any = None) -> tuple[Tensor, Any]:
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`, and return the state after the last step."""
 
-        A core whose state can be kept in a form that is quicker so gives that form.
+    def is_exact(self, steps: int) -> bool:
+        """Whether a sequence of so many steps gives the same in one call and step by step, from the initial state."""
+        return self.state_consistency == "exact"
+
+    def rollout_state(self, batch_size: int, steps: int) -> Any:
+        """An initial state for at most `steps` calls of one step each, without gradients; they may overwrite it.
+
+        A core gives another form of its state here where that is faster.
         """
         return self.initial_state(batch_size)
 
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The linear map with which this core begins, or None where it does not begin with one.
 
-        A token model applies it once to its vocabulary, and calls the core with the result as x and with `tokens`.
+        A token model applies it once to its vocabulary, and calls the core with `ProjectedTokens` as x.
         """
         return None
+
+
+CoreSpec = Core | Mapping[str, Any] | str
+"""A core, or its words in a recipe: `{type: lstm, hidden_size: 32}`, or the type alone."""
+
+
+def as_core(spec: CoreSpec, input_size: int) -> Core:
+    """The core itself, or the one that a recipe's words describe.
+
+    Raises:
+        UserError: where the words do not describe a core.
+    """
+    if isinstance(spec, Core):
+        return spec
+    from fastweights.cores import build
+
+    return build(spec, input_size)
+
+
+def call_core(core: Core, x: Tensor | ProjectedTokens, state: Any = None, **arguments: Any) -> tuple[Tensor, Any]:
+    """Call a core with those of the contract's keyword arguments that are given and that it supports.
+
+    Raises:
+        ValueError: where a padding mask or resets are given and the core does not support them.
+    """
+    for name in ("mask", "resets"):
+        if arguments.get(name) is not None and name not in core.supported_arguments:
+            raise ValueError(f"{type(core).__name__} does not support {name}: its forward has no such argument")
+    given = {name: value for name, value in arguments.items() if value is not None and name in core.supported_arguments}
+    return core(x, state, **given)
+
+
+def batch_size_of(x: Tensor | ProjectedTokens) -> int:
+    """B of a core's input."""
+    return (x.tokens if isinstance(x, ProjectedTokens) else x).shape[0]
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
@@ -65,32 +138,51 @@ def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     >>> map_state(lambda tensor: tensor[:1], state).hidden.shape
     torch.Size([1, 8])
     """
-    if isinstance(state, Tensor):
-        return function(state)
-    return type(state)(*(map_state(function, part) for part in state))
+    return pytree.tree_map_only(Tensor, function, state)
 
 
-def state_to_dict(state: Any) -> dict[str, Any]:
-    """Turn a (nested) state into a nested dictionary of tensors, for saving."""
-    return {name: part if isinstance(part, Tensor) else state_to_dict(part) for name, part in state._asdict().items()}
+def reset_state(state: Any, initial: Any, where: Tensor) -> Any:
+    """The state, replaced by the initial one in the rows `[B]` where `where` is True; both get their gradients."""
+
+    def choose(now: Tensor, first: Tensor) -> Tensor:
+        return torch.where(where.view(-1, *[1] * (now.ndim - 1)), first, now)
+
+    return pytree.tree_map(choose, state, initial)
 
 
-def state_from_dict(like: Any, values: dict[str, Any]) -> Any:
+def tensors_of(state: Any) -> list[Tensor]:
+    """All tensors of a (nested) state, in order."""
+    return [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
+
+
+def state_to_dict(state: Any) -> dict[str, Tensor]:
+    """A (nested) state as tensors by their dotted names, for saving.
+
+    >>> from fastweights.cores import FastWeightMemory
+    >>> list(state_to_dict(FastWeightMemory(3, hidden_size=8, memory_size=4).initial_state(1)))
+    ['slow.hidden', 'slow.cell', 'memory']
+    """
+    leaves, _ = pytree.tree_flatten_with_path(state)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def state_from_dict(like: Any, values: Mapping[str, Tensor]) -> Any:
     """Rebuild a state of the form of `like` from `state_to_dict`'s result.
 
     Raises:
         KeyError: where a part is missing.
     """
-    return type(like)(
-        *(
-            values[name] if isinstance(part, Tensor) else state_from_dict(part, values[name])
-            for name, part in like._asdict().items()
-        )
-    )
+    leaves, form = pytree.tree_flatten_with_path(like)
+    return pytree.tree_unflatten([values[_name(path)] for path, _ in leaves], form)
+
+
+def _name(path: Iterable[Any]) -> str:
+    parts = ((getattr(key, name) for name in ("name", "idx", "key") if hasattr(key, name)) for key in path)
+    return ".".join(str(next(part)) for part in parts)
 
 
 def state_size(core: Core) -> int:
-    """How many numbers one row's state holds: the paper's "activations".
+    """The number of elements in one row's state: the paper's "activations".
 
     >>> from fastweights.cores import FastWeightMemory
     >>> state_size(FastWeightMemory(256, hidden_size=256, memory_size=32))
@@ -99,21 +191,16 @@ def state_size(core: Core) -> int:
     return sum(tensor.numel() for tensor in tensors_of(core.initial_state(1)))
 
 
-def tensors_of(state: Any) -> list[Tensor]:
-    """All tensors of a (nested) state, in order."""
-    return [state] if isinstance(state, Tensor) else [x for part in state for x in tensors_of(part)]
-
-
-def positions(x: Tensor, where: Tensor) -> Tensor:
-    """The rows `[P, D]` of x `[B, T, D]` at the P positions of a mask `[B, T]`: `x[where]`, but faster backwards."""
+def select_positions(x: Tensor, where: Tensor) -> Tensor:
+    """The rows `[P, D]` of x `[B, T, D]` at the P positions of a mask `[B, T]`: `x[where]`, with a faster gradient."""
     index = where.flatten().nonzero().squeeze(1)
     return x.flatten(0, 1) if len(index) == where.numel() else x.flatten(0, 1).index_select(0, index)
 
 
 def apply_where(where: Tensor | None, layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a layer to x `[B, T, D]` at the positions of a mask; zeros elsewhere."""
-    if where is None or torch.compiler.is_compiling():  # the number of positions would be a shape that depends on data
-        return layer(x.transpose(0, 1)).transpose(0, 1)  # cores give their outputs in the order of time
+    if where is None or torch.compiler.is_compiling():  # the number of positions would be a data-dependent shape
+        return layer(x.transpose(0, 1)).transpose(0, 1)  # cores give their outputs time-major in memory
     x, where = x.transpose(0, 1), where.T
     index = where.flatten().nonzero().squeeze(1)
     if len(index) == where.numel():
@@ -124,5 +211,5 @@ def apply_where(where: Tensor | None, layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def split_in_time(x: Tensor, *sizes: int) -> list[Tensor]:
-    """Parts of x `[B, T, D]`, whose gradients are put together in the order of time, in which x lies in memory."""
+    """Parts of x `[B, T, D]`, whose gradients are put together time-major, as x lies in memory."""
     return [part.transpose(0, 1) for part in x.transpose(0, 1).split(sizes, -1)]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fastweights.cores.contract import Core
+from fastweights.cores.contract import Core, ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.ops.fw_lstm import fast_weight_lstm
 from fastweights.ops.lstm.reference import look_up
+from fastweights.specs import Positive, Size
 
 
 class FWLSTMState(NamedTuple):
@@ -24,7 +25,7 @@ class FWLSTMState(NamedTuple):
 
 
 class LayerNormLSTM(Core):
-    """An LSTM whose gates and cell are layer-normalised: FW-LSTM's cell without what its fast weights give.
+    """An LSTM with layer-normalised gates and cell: FW-LSTM's cell without the fast weights.
 
     >>> y, state = LayerNormLSTM(10, hidden_size=16)(torch.randn(2, 5, 10))
     >>> y.shape, state.cell.shape
@@ -40,7 +41,7 @@ class LayerNormLSTM(Core):
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 50, *, backend: str = "auto"):
+    def __init__(self, input_size: int, hidden_size: Size = 50, *, backend: str = "auto"):
         super().__init__()
         self.input_size, self.output_size, self.backend = input_size, hidden_size, backend
         gates, bound = 4 * hidden_size, 1 / math.sqrt(hidden_size)
@@ -59,35 +60,34 @@ class LayerNormLSTM(Core):
         return LSTMState(zeros, zeros.clone())
 
     def input_projection(self, x: Tensor) -> Tensor:
-        """What x `[…, input_size]` and the biases give the gates, `[…, 4·H]`."""
+        """The gates' input `[…, 4·H]` from x `[…, input_size]` and the biases."""
         return linear(x, self.input_weight, self.input_bias + self.recurrent_bias)
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | ProjectedTokens,
         state: LSTMState | None = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
-        tokens: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState]:
-        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        y, hidden, cell, _ = self.recurrence(x, state, tokens, valid=valid, resets=resets)
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        y, hidden, cell, _ = self.recurrence(x, state, mask=mask, resets=resets)
         return y, LSTMState(hidden, cell)
 
     def recurrence(
-        self, x: Tensor, state: tuple[Tensor, ...] | None, tokens: Tensor | None, **options
+        self, x: Tensor | ProjectedTokens, state: tuple[Tensor, ...] | None, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Project x and run the recurrent part, with fast weights where the state has them."""
-        gates = look_up(self.input_projection(x) if tokens is None else x, tokens)
+        gates = look_up(*x) if isinstance(x, ProjectedTokens) else self.input_projection(x)
         state = self.initial_state(gates.shape[0]) if state is None else state
         norms = (self.gates_norm.weight, self.gates_norm.bias, self.cell_norm.weight, self.cell_norm.bias)
         return fast_weight_lstm(gates, self.recurrent_weight, *norms, *state, backend=self.backend, **options)
 
 
 class FastWeightLSTM(LayerNormLSTM):
-    """An LSTM whose candidate also hears what the fast weights A associate with it (equations: `ops.fw_lstm`).
+    """An LSTM whose candidate adds the read-out A_t g_t of the fast weights (equations: `ops.fw_lstm`).
 
     >>> y, state = FastWeightLSTM(10, hidden_size=16)(torch.randn(2, 5, 10))
     >>> y.shape, state.memory.shape
@@ -96,13 +96,13 @@ class FastWeightLSTM(LayerNormLSTM):
     Args:
         input_size: size of x.
         hidden_size: H, size of y, of the hidden and of the cell state; the fast weights are H × H.
-        decay: λ, the part of the fast weights that a step leaves.
+        decay: λ, the decay of the fast weights at each step.
         rate: η, the fast weights' learning rate.
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int = 50, *, decay: float = 1.0, rate: float = 1.0, backend: str = "auto"
+        self, input_size: int, hidden_size: Size = 50, *, decay: Positive = 1.0, rate: float = 1.0, backend: str = "auto"
     ):
         super().__init__(input_size, hidden_size, backend=backend)
         self.decay, self.rate = decay, rate
@@ -113,15 +113,14 @@ class FastWeightLSTM(LayerNormLSTM):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | ProjectedTokens,
         state: FWLSTMState | None = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
-        tokens: Tensor | None = None,
     ) -> tuple[Tensor, FWLSTMState]:
-        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        options = {"decay": self.decay, "rate": self.rate, "valid": valid, "resets": resets}
-        y, *state = self.recurrence(x, state, tokens, **options)
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        options = {"decay": self.decay, "rate": self.rate, "mask": mask, "resets": resets}
+        y, *state = self.recurrence(x, state, **options)
         return y, FWLSTMState(*state)

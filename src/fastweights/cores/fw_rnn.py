@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fastweights.cores.contract import Core
+from fastweights.cores.contract import Core, ProjectedTokens
 from fastweights.ops.fw_rnn import fast_weight_rnn
 from fastweights.ops.lstm.reference import look_up
+from fastweights.specs import Positive, Size
 
 
 class FWRNNState(NamedTuple):
-    """hidden `[B, H]`, and the fast weights A `[B, H, H]` before it is written to them."""
+    """hidden `[B, H]`, and the fast weights A `[B, H, H]` before hidden is written to them."""
 
     hidden: Tensor
     memory: Tensor
 
 
 class FastWeightRNN(Core):
-    """A ReLU RNN whose every step settles in S inner steps under its fast weights A (Ba et al. 2016, eq. 1 and 2).
+    """A ReLU RNN that runs S inner iterations with its fast weights A at each step (Ba et al. 2016, eq. 1 and 2).
 
     >>> y, state = FastWeightRNN(10, hidden_size=16)(torch.randn(2, 5, 10))
     >>> y.shape, state.memory.shape
@@ -34,9 +35,9 @@ class FastWeightRNN(Core):
     Args:
         input_size: size of x.
         hidden_size: H, size of y and of the hidden state; the fast weights are H × H.
-        decay: λ, the part of the fast weights that a step leaves.
+        decay: λ, the decay of the fast weights at each step.
         rate: η, the fast weights' learning rate.
-        inner_steps: S, how often the fast weights are read in a step.
+        inner_steps: S, inner iterations at each step.
         bias: have two biases beside the layer norm's own, as torch's cells do (Keller et al.'s counts).
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
@@ -44,11 +45,11 @@ class FastWeightRNN(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int = 50,
+        hidden_size: Size = 50,
         *,
-        decay: float = 0.95,
+        decay: Positive = 0.95,
         rate: float = 0.5,
-        inner_steps: int = 1,
+        inner_steps: Size = 1,
         bias: bool = True,
         backend: str = "auto",
     ):
@@ -68,23 +69,22 @@ class FastWeightRNN(Core):
         return FWRNNState(self.norm.bias.new_zeros(batch_size, H), self.norm.bias.new_zeros(batch_size, H, H))
 
     def input_projection(self, x: Tensor) -> Tensor:
-        """What x `[…, input_size]` and the biases give, `[…, H]`."""
+        """The input `[…, H]` of the recurrent part from x `[…, input_size]` and the biases."""
         bias = None if self.input_bias is None else self.input_bias + self.recurrent_bias
         return linear(x, self.input_weight, bias)
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | ProjectedTokens,
         state: FWRNNState | None = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
-        tokens: Tensor | None = None,
     ) -> tuple[Tensor, FWRNNState]:
-        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        inputs = look_up(self.input_projection(x) if tokens is None else x, tokens)
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        inputs = look_up(*x) if isinstance(x, ProjectedTokens) else self.input_projection(x)
         state = self.initial_state(inputs.shape[0]) if state is None else state
         weights = (self.recurrent_weight, self.norm.weight, self.norm.bias)
-        y, *state = fast_weight_rnn(inputs, *weights, *state, valid=valid, resets=resets, **self.options)
+        y, *state = fast_weight_rnn(inputs, *weights, *state, mask=mask, resets=resets, **self.options)
         return y, FWRNNState(*state)

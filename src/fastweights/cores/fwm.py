@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastweights.cores.contract import Core, apply_where, split_in_time
+from fastweights.cores.contract import (
+    Core,
+    CoreSpec,
+    Losses,
+    ProjectedTokens,
+    apply_where,
+    as_core,
+    call_core,
+    split_in_time,
+)
 from fastweights.cores.lstm import LSTM
 from fastweights.ops.fwm import fast_weight_memory
 from fastweights.ops.fwm.writes import Writes, write_and_read
 from fastweights.ops.tanh import tanh
+from fastweights.specs import Positive, Size
 
 
 class FWMState(NamedTuple):
     """The slow core's state, and the fast weights F `[B, S, R, V]` (`[B, S + R, V]` with concatenated keys).
 
-    While an agent acts, F may be kept as the writes that it is a sum of.
+    In a rollout F may be represented as the log of its writes.
     """
 
     slow: Any
@@ -42,16 +52,16 @@ class FastWeightMemory(Core):
 
     Args:
         input_size: size of x.
-        hidden_size: size of the slow LSTM; not used where `slow` is given.
+        hidden_size: size of the slow LSTM; unused where `slow` is given.
         memory_size: d, size of keys and values.
         num_reads: N_r, length of the chain of reads.
-        slow: any other core to control the memory, in place of an LSTM.
+        slow: another core in place of the LSTM, or its words in a recipe.
         second_key_size: size of k2 and of e, where it differs from memory_size.
         value_size: size of v, where it differs from memory_size (then num_reads must be 1).
         write_scale: factor on every write; 1 in the paper.
         tanh_first_query: put tanh on n⁽⁰⁾ (eq. 5).
         tanh_queries: put tanh on e⁽ⁱ⁾ (eq. 6).
-        residual: give h + W_o n rather than W_o n.
+        residual: return h + W_o n instead of W_o n.
         pairing: "product" (k1 ⊗ k2), or "concatenation" ([k1; k2], appendix E).
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
@@ -59,22 +69,23 @@ class FastWeightMemory(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int = 256,
-        memory_size: int = 32,
-        num_reads: int = 3,
+        hidden_size: Size = 256,
+        memory_size: Size = 32,
+        num_reads: Size = 3,
         *,
-        slow: Core | None = None,
-        second_key_size: int | None = None,
-        value_size: int | None = None,
-        write_scale: float = 1.0,
+        slow: CoreSpec | None = None,
+        second_key_size: Size | None = None,
+        value_size: Size | None = None,
+        write_scale: Positive = 1.0,
         tanh_first_query: bool = True,
         tanh_queries: bool = True,
         residual: bool = True,
-        pairing: str = "product",
+        pairing: Literal["product", "concatenation"] = "product",
         backend: str = "auto",
     ):
         super().__init__()
-        self.slow = LSTM(input_size, hidden_size, backend=backend) if slow is None else slow
+        self.slow = LSTM(input_size, hidden_size, backend=backend) if slow is None else as_core(slow, input_size)
+        self.state_consistency = self.slow.state_consistency
         if self.slow.input_size != input_size:
             raise ValueError(f"the slow core reads inputs of size {self.slow.input_size}, not {input_size}")
         hidden_size = self.slow.output_size
@@ -102,26 +113,21 @@ class FastWeightMemory(Core):
         nn.init.uniform_(self.write.weight, -bound, bound)
         nn.init.uniform_(self.read.weight, -bound, bound)
 
-    @property
-    def state_law(self) -> str:  # a memory over a slow core keeps the law that the slow core keeps
-        return self.slow.state_law
-
-    @property
-    def losses(self) -> dict[str, Tensor]:
-        """The slow core's."""
-        return self.slow.losses
+    def is_exact(self, steps: int) -> bool:
+        """As the slow core: the memory itself is exact."""
+        return self.slow.is_exact(steps)
 
     def initial_state(self, batch_size: int) -> FWMState:
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
         shape = (S, R, V) if self.pairing == "product" else (S + R, V)
         return FWMState(self.slow.initial_state(batch_size), self.write.weight.new_zeros(batch_size, *shape))
 
-    def acting_state(self, batch_size: int, steps: int) -> FWMState:
+    def rollout_state(self, batch_size: int, steps: int) -> FWMState:
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
         if self.pairing != "product" or steps * (S + R + V) > S * R * V:  # F itself is smaller
             return self.initial_state(batch_size)
         memory = Writes.none(self.write.weight, batch_size, S, R, V, steps)
-        return FWMState(self.slow.acting_state(batch_size, steps), memory)
+        return FWMState(self.slow.rollout_state(batch_size, steps), memory)
 
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The slow core's."""
@@ -129,38 +135,38 @@ class FastWeightMemory(Core):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | ProjectedTokens,
         state: FWMState | None = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
-        tokens: Tensor | None = None,
+        losses: Losses | None = None,
     ) -> tuple[Tensor, FWMState]:
-        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        slow_state, memory = (None, None) if state is None else state  # which is less work than a state of zeros
-        h, slow_state = self.slow(x, slow_state, valid=valid, resets=resets, tokens=tokens)
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        slow_state, memory = (None, None) if state is None else state  # less work than a state of zeros
+        h, slow_state = call_core(self.slow, x, slow_state, mask=mask, resets=resets, losses=losses)
         k1, k2, v, beta = self.keys(h)
-        n, e = self.queries(h, reads)
+        n, e = self.queries(h, output_mask)
         if isinstance(memory, Writes):
             n = write_and_read(memory, *(x[:, 0] for x in (k1, k2, v, beta, n, e)), **self.options).unsqueeze(1)
         else:
             n, memory = fast_weight_memory(
-                k1, k2, v, beta, n, e, memory, reads=reads, valid=valid, resets=resets, **self.options
+                k1, k2, v, beta, n, e, memory, output_mask=output_mask, mask=mask, resets=resets, **self.options
             )
-        y = apply_where(reads, self.output, n)
+        y = apply_where(output_mask, self.output, n)
         return (h + y if self.residual else y), FWMState(slow_state, memory)
 
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the slow core's output h `[B, T, H]` writes: k1, k2, v (eq. 1) and β (eq. 2)."""
+        """Keys k1, k2 and values v (eq. 1) and the write strength β (eq. 2), from the slow core's output h `[B, T, H]`."""
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
         written, beta = split_in_time(apply_where(None, self.write, h), S + R + V, 1)
         k1, k2, v = split_in_time(tanh(written), S, R, V)
         # the published code opens the write gate by 1 at the start; a bias could learn the same
         return k1, k2, v, torch.sigmoid(beta + 1).squeeze(-1)
 
-    def queries(self, h: Tensor, reads: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What h asks, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros where nothing is read."""
+    def queries(self, h: Tensor, output_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Queries from h, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros outside output_mask."""
         sizes = self.first_key_size, self.num_reads * self.second_key_size
-        n, e = split_in_time(apply_where(reads, self.read, h), *sizes)
+        n, e = split_in_time(apply_where(output_mask, self.read, h), *sizes)
         return n, e.unflatten(-1, (self.num_reads, self.second_key_size))

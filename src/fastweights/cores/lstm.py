@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from fastweights.cores.contract import Core
+from fastweights.cores.contract import Core, ProjectedTokens, batch_size_of
+from fastweights.specs import Probability, Size
 from fastweights.ops.lstm import lstm
 
 
@@ -41,11 +42,11 @@ class LSTM(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int = 256,
+        hidden_size: Size = 256,
         *,
         forget_bias: float = 1.0,
         second_bias: bool = False,
-        recurrent_dropout: float = 0.0,
+        recurrent_dropout: Probability = 0.0,
         backend: str = "auto",
     ):
         super().__init__()
@@ -58,7 +59,7 @@ class LSTM(Core):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw the weights again."""
         bound = 1 / math.sqrt(self.hidden_size)
         nn.init.uniform_(self.input_weight, -bound, bound)
         nn.init.uniform_(self.recurrent_weight, -bound, bound)
@@ -72,31 +73,30 @@ class LSTM(Core):
         return LSTMState(zeros, zeros.clone())
 
     def input_projection(self, x: Tensor) -> Tensor:
-        """What x `[…, input_size]` and the bias give the gates, `[…, 4·H]`."""
+        """The gates' input `[…, 4·H]` from x `[…, input_size]` and the bias."""
         bias = self.bias if self.second_bias is None else self.bias + self.second_bias
         if self.forget_bias:
             forget_gate = torch.arange(4, device=x.device).repeat_interleave(self.hidden_size) == 1
             bias = bias + self.forget_bias * forget_gate
-        if x.ndim == 3 and x.transpose(0, 1).is_contiguous():  # in the order in which it lies in memory
+        if x.ndim == 3 and x.transpose(0, 1).is_contiguous():  # time-major in memory
             return linear(x.transpose(0, 1), self.input_weight, bias).transpose(0, 1)
         return linear(x, self.input_weight, bias)
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | ProjectedTokens,
         state: LSTMState | None = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
-        tokens: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState]:
-        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        hidden, cell = self.initial_state((x if tokens is None else tokens).shape[0]) if state is None else state
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        gates, tokens = x if isinstance(x, ProjectedTokens) else (self.input_projection(x), None)
+        hidden, cell = self.initial_state(batch_size_of(x)) if state is None else state
         weight = dropout(self.recurrent_weight, self.recurrent_dropout, self.training)
-        gates = self.input_projection(x) if tokens is None else x
         y, hidden, cell = lstm(
-            gates, weight, hidden, cell, valid=valid, resets=resets, tokens=tokens, backend=self.backend
+            gates, weight, hidden, cell, mask=mask, resets=resets, tokens=tokens, backend=self.backend
         )
         return y, LSTMState(hidden, cell)
 
@@ -129,12 +129,12 @@ class LSTMStack(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int = 512,
-        num_layers: int = 4,
+        hidden_size: Size = 512,
+        num_layers: Size = 4,
         *,
         residual: bool = True,
-        layer_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
+        layer_dropout: Probability = 0.0,
+        recurrent_dropout: Probability = 0.0,
         forget_bias: float = 1.0,
         backend: str = "auto",
     ):
@@ -155,27 +155,19 @@ class LSTMStack(Core):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | ProjectedTokens,
         state: StackState | None = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
-        tokens: Tensor | None = None,
     ) -> tuple[Tensor, StackState]:
-        """Read x `[B, T, input_size]`; see `fastweights.cores.contract`."""
-        hidden, cell = self.initial_state((x if tokens is None else tokens).shape[0]) if state is None else state
-        new_states = []
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        hidden, cell = self.initial_state(batch_size_of(x)) if state is None else state
+        y, new_states = x, []
         for index, layer in enumerate(self.layers):
-            if index:
-                x = dropout(x, self.layer_dropout, self.training)
-            y, new_state = layer(
-                x,
-                LSTMState(hidden[:, index], cell[:, index]),
-                valid=valid,
-                resets=resets,
-                tokens=None if index else tokens,
-            )
+            x = dropout(y, self.layer_dropout, self.training) if index else y
+            y, new_state = layer(x, LSTMState(hidden[:, index], cell[:, index]), mask=mask, resets=resets)
             new_states.append(new_state)
-            x = x + y if self.residual and index else y
-        return x, StackState(*(torch.stack(parts, 1) for parts in zip(*new_states, strict=True)))
+            y = x + y if self.residual and index else y
+        return y, StackState(*(torch.stack(parts, 1) for parts in zip(*new_states, strict=True)))

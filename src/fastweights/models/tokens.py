@@ -1,4 +1,4 @@
-"""A token model: an embedding and a softmax put on any core."""
+"""A token model: an embedding and a softmax around any core."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from fastweights.cores.contract import Core, positions
+from fastweights import cores
+from fastweights.cores.contract import Core, CoreSpec, Losses, ProjectedTokens, call_core, select_positions
+from fastweights.specs import Probability, Size
 
 
 class TokenModel(nn.Module):
@@ -54,35 +56,36 @@ class TokenModel(nn.Module):
         tokens: Tensor,
         state: Any = None,
         *,
-        reads: Tensor | None = None,
-        valid: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        mask: Tensor | None = None,
         resets: Tensor | None = None,
+        losses: Losses | None = None,
     ) -> tuple[Tensor, Any]:
         """Return the logits of the next token and the new state.
 
         Args:
             tokens: `[B, T]` int64.
-            state: the core's state, or None to start afresh.
-            reads: `[B, T]` bool, where logits are needed.
-            valid: `[B, T]` bool, where time passes.
-            resets: `[B, T]` bool, where a row starts afresh.
+            state: the core's state, or None for the initial state.
+            output_mask: `[B, T]` bool, where logits are needed.
+            mask: `[B, T]` bool, False at padding.
+            resets: `[B, T]` bool, where a row starts from the initial state.
+            losses: where the core adds terms of its own.
 
         Returns:
-            Logits `[B, T, V]`, or `[P, V]` for the P positions of `reads`, row by row; and the state.
+            Logits `[B, T, V]`, or `[P, V]` for the P positions of output_mask, row by row; and the state.
         """
-        masks = {"reads": reads, "valid": valid, "resets": resets}
-        table = self._vocabulary_projection(tokens)
-        if table is None:
-            y, state = self.core(self._embed(tokens), state, **masks)
-        else:
-            y, state = self.core(table, state, tokens=tokens, **masks)
-        return self.softmax(self.head(y if reads is None else positions(y, reads))), state
+        y, state = call_core(
+            self.core, self._input(tokens), state, output_mask=output_mask, mask=mask, resets=resets, losses=losses
+        )
+        return self.softmax(self.head(y if output_mask is None else select_positions(y, output_mask))), state
 
-    def _vocabulary_projection(self, tokens: Tensor) -> Tensor | None:
-        """The core's input projection of the whole vocabulary, where that is less work than of every token."""
-        if self._drops() or tokens.numel() <= self.embedding.num_embeddings:
-            return None
-        return self.core.input_projection(self.embedding.weight)
+    def _input(self, tokens: Tensor) -> Tensor | ProjectedTokens:
+        """Embedded tokens, or the core's projection of the whole vocabulary where that is less work."""
+        if not self._drops() and tokens.numel() > self.embedding.num_embeddings:
+            table = self.core.input_projection(self.embedding.weight)
+            if table is not None:
+                return ProjectedTokens(table, tokens)
+        return self._embed(tokens)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -93,3 +96,31 @@ class TokenModel(nn.Module):
 
     def _drops(self) -> bool:
         return self.training and bool(self.token_dropout or self.embedding_dropout)
+
+
+def token_model(
+    vocabulary_size: int,
+    *,
+    core: CoreSpec = "fwm",
+    embedding_size: Size = 256,
+    token_dropout: Probability = 0.0,
+    embedding_dropout: Probability = 0.0,
+    head_size: Size | None = None,
+) -> TokenModel:
+    """Build a token model from a recipe's words.
+
+    Args:
+        vocabulary_size: number of tokens.
+        core: the core's type and options, for example --model.core.memory_size 16.
+        embedding_size: size of a token's embedding.
+        token_dropout: probability with which an input token's whole embedding is zero.
+        embedding_dropout: probability with which an element of an embedding is zero.
+        head_size: size of a ReLU layer between core and softmax, both with biases; null for none.
+    """
+    return TokenModel(
+        vocabulary_size,
+        cores.as_core(core, embedding_size),
+        token_dropout=token_dropout,
+        embedding_dropout=embedding_dropout,
+        head_size=head_size,
+    )

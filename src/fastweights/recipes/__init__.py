@@ -1,81 +1,29 @@
-"""Recipes: one YAML file a row of a results table, shipped inside the package.
-
-A recipe names a task, a model and how to train it. `Recipe` is what such a file may say; every value can be changed on
-the command line.
-"""
+"""Recipes: one YAML file for each row of a results table, shipped inside the package."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import ast
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from fastweights import specs
+from fastweights.cores import CORES
 from fastweights.errors import UserError, nearest
+from fastweights.objectives import OBJECTIVES
+from fastweights.recipes.assembly import Assembly, assemble, load_interface, model_size, parts_of
+from fastweights.recipes.options import EarlyStopping, Recipe, TrainingOptions, WeightAverage
+from fastweights.recipes.yaml import parse, read
+from fastweights.tasks import TASKS
 
-
-@dataclass
-class ModelOptions:
-    """The model: an embedding, a core, a softmax."""
-
-    core: dict[str, Any] = field(default_factory=lambda: {"type": "fwm"})
-    """The core's type and options, for example --model.core.memory_size 16."""
-    embedding_size: int = 256
-    """Size of a token's embedding."""
-    token_dropout: float = 0.0
-    """Probability with which a whole token is dropped from the input."""
-    embedding_dropout: float = 0.0
-    """Probability with which an element of an embedding is dropped."""
-    head_size: int | None = None
-    """Size of a ReLU layer between core and softmax, which then have biases; null for none."""
-
-
-@dataclass
-class TrainingOptions:
-    """How the model is trained."""
-
-    steps: int = 50_000
-    """Number of updates."""
-    rows: int = 32
-    """Batch size: rows of the stream that are read side by side."""
-    learning_rate: float = 1e-3
-    """Adam's learning rate, at its highest."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """How the learning rate goes on after the warm-up: stays, or falls to 0 along a cosine."""
-    warmup_steps: int = 0
-    """Steps in which the learning rate rises from 0."""
-    adam_epsilon: float = 1e-8
-    """What Adam adds to the root of the second moment."""
-    clip_norm: float | None = None
-    """Largest norm of the gradient, or null for no clipping."""
-    report_every: int = 50
-    """Steps between two records of the training loss."""
-    evaluate_every: int = 250
-    """Steps between two validations; also between two saves of the last checkpoint."""
-    stop_at_accuracy: float | None = None
-    """Validation accuracy at the answers, as a fraction, at which training ends early; null to make all steps."""
-    evaluation_rows: int = 128
-    """Rows that are read side by side in a validation."""
-    seed: int = 0
-    """Seed of the weights, of the order of the data and of dropout."""
-
-
-@dataclass
-class Recipe:
-    """A task, a model and how to train it."""
-
-    description: str = ""
-    """One sentence on what this trains and where it comes from."""
-    task: dict[str, Any] = field(default_factory=lambda: {"type": "catbabi"})
-    """The task's type and options, for example --task.tasks 1,2,4-20."""
-    model: ModelOptions = field(default_factory=ModelOptions)
-    """The model."""
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    """How it is trained."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as nested dictionaries of plain values."""
-        return asdict(self)
+__all__ = [
+    "Assembly", "EarlyStopping", "Recipe", "TrainingOptions", "WeightAverage", "assemble", "explain", "known_keys",
+    "load", "load_interface", "model_size", "names", "path", "with_more_steps",
+]  # fmt: skip
 
 
 def names() -> list[str]:
@@ -109,181 +57,107 @@ def path(name: str) -> Path:
     return Path(str(resources.files(__package__) / f"{name}.yaml"))
 
 
-def load(name: str | None = None, overrides: list[str] | dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe and check it, with overrides as on the command line or as a (nested) dictionary.
+def load(source: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and check it, with overrides as on the command line.
 
     >>> load("catbabi-qa/fwm", ["--training.steps=10", "--model.core.memory_size=16"]).training.steps
     10
 
+    Args:
+        source: a recipe's name, the path of a YAML file, or the recipe as a (nested) dictionary.
+        overrides: dotted keys with values in YAML, such as "--training.steps=10".
+
     Raises:
         UserError: where a key does not exist or a value is of the wrong kind.
     """
-    from jsonargparse import ArgumentParser
-
-    arguments = ArgumentParser(exit_on_error=False)
-    arguments.add_class_arguments(Recipe)
-    where = name or "the settings"
-    try:
-        if isinstance(overrides, dict):
-            parsed = arguments.parse_object(overrides)
-        else:
-            arguments.default_config_files = [] if name is None else [str(path(name))]
-            parsed = arguments.parse_args(overrides or [])
-        return Recipe(**vars(arguments.instantiate(parsed)))
-    except UserError:
-        raise
-    except Exception as error:  # jsonargparse raises several kinds
-        raise UserError(_explain(error, where)) from error
+    values = read(path(source)) if isinstance(source, str) else source
+    for override in overrides:
+        values = _override(values, override)
+    return specs.from_dict(Recipe, values)
 
 
-def prolonged(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with more steps, as which a run of it can go on.
+def _override(values: Any, override: str) -> dict[str, Any]:
+    """The values with one dotted key replaced; a part that was its type alone gets options beside it."""
+    key, equals, text = override.removeprefix("--").partition("=")
+    if not (override.startswith("--") and equals and key):
+        raise UserError(f'"{override}" is no setting; write for example --training.steps=1000.')
+    changed = place = dict(values)
+    *folders, last = key.split(".")
+    for folder in folders:
+        inner = place.get(folder)
+        place[folder] = {"type": inner} if isinstance(inner, str) else dict(inner or {})
+        place = place[folder]
+    place[last] = parse(text, f"--{key}")
+    return changed
 
-    >>> prolonged(load("catbabi-qa/fwm"), 60_000).training.steps
+
+def with_more_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with more steps, with which its run can resume.
+
+    >>> with_more_steps(load("catbabi-qa/fwm"), 60_000).training.steps
     60000
 
     Raises:
-        UserError: where these are fewer steps, or the learning rate falls towards the last one, which would move.
+        UserError: where these are fewer steps, or the schedule ends at the last one.
     """
-    if steps < recipe.training.steps:
+    training = recipe.training
+    if steps < training.steps:
+        raise UserError(f"The run has {training.steps:,} steps; give more than that, not {steps:,}, or leave it out.")
+    if steps > training.steps and training.schedule != "constant":
         raise UserError(
-            f"The run is of {recipe.training.steps:,} steps; give more than that, not {steps:,}, or leave it out."
+            f"The run's learning rate falls to 0 at step {training.steps:,}, so it cannot go on to step {steps:,}; "
+            f"start another run with --training.steps {steps} and another --out."
         )
-    if steps > recipe.training.steps and recipe.training.schedule != "constant":
-        raise UserError(
-            f"The run's learning rate falls to 0 at step {recipe.training.steps:,}, so it cannot go on to "
-            f"step {steps:,}; train anew with --training.steps {steps} and another --out."
-        )
-    return replace(recipe, training=replace(recipe.training, steps=steps))
+    return load(_override(recipe.to_dict(), f"--training.steps={steps}"))
 
 
 def known_keys() -> list[str]:
-    """Every key that a recipe may have, dotted, the cores' and tasks' options included."""
-    from dataclasses import fields
-
-    from fastweights.cores import CORES
-    from fastweights.specs import options_of
-    from fastweights.tasks import TASKS
-
-    keys = ["description", "model.core.type", "task.type"]
-    keys += [f"model.{f.name}" for f in fields(ModelOptions)]
-    keys += [f"training.{f.name}" for f in fields(TrainingOptions)]
-    keys += [f"model.core.{key}" for core in CORES.values() for key in options_of(core, skip=1)]
-    keys += [f"task.{key}" for task in TASKS.values() for key in options_of(task)]
+    """Every key of a recipe, dotted, with the options of all shipped parts."""
+    keys = [*specs.keys_of(Recipe), *(f"{key}.type" for key in ("task", "model.core", "objective", "training.optimizer"))]
+    for where, registry, skip in (("task", TASKS, 0), ("model.core", CORES, 1), ("objective", OBJECTIVES, 0)):
+        keys += [f"{where}.{key}" for part in registry.entries.values() for key in specs.options_of(part, skip)]
+    for objective in OBJECTIVES.entries.values():
+        keys += [f"model.{key}" for key in specs.options_of(objective.model_builder) if key not in _SIZES]
     return list(dict.fromkeys(keys))
 
 
-def size(recipe: Recipe) -> tuple[int, int]:
-    """The number of a recipe's weights, and of the numbers in one row's state.
-
-    >>> size(load("catbabi-qa/fwm"))
-    (683745, 33280)
-    """
-    import torch
-
-    from fastweights import tasks
-    from fastweights.cores import state_size
-
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = build_model(recipe, tasks.build(recipe.task))
-    return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
-
-
-def build_model(recipe: Recipe, task: Any) -> Any:
-    """Build a recipe's model with the ends that its task needs: tokens for words, an agent for observations."""
-    from fastweights import models, tasks
-
-    options = recipe.to_dict()["model"]
-    if isinstance(task, tasks.ControlTask):
-        return models.build_actor_critic(options, task.observation_size, task.actions)
-    return models.build(options, task.vocabulary_size)
-
-
-def check(recipe: Recipe, data: str | None) -> None:
-    """Find what is wrong with a recipe before a run folder is made for it.
-
-    Raises:
-        UserError: where a part cannot be built, a number makes no sense, or files are missing.
-    """
-    import torch
-
-    from fastweights import tasks
-
-    options = recipe.training
-    for key in ("steps", "rows", "report_every", "evaluate_every", "evaluation_rows"):
-        if getattr(options, key) < 1:
-            raise UserError(f"training.{key} is {getattr(options, key)}; it must be at least 1.")
-    for key in ("seed", "warmup_steps"):
-        if getattr(options, key) < 0:
-            raise UserError(f"training.{key} is {getattr(options, key)}; it must not be negative.")
-    if not 0 < options.learning_rate < float("inf"):
-        raise UserError(f"training.learning_rate is {options.learning_rate}; it must be positive.")
-    if options.clip_norm is not None and not options.clip_norm > 0:
-        raise UserError(f"training.clip_norm is {options.clip_norm}; it must be positive, or null for no clipping.")
-    goal = options.stop_at_accuracy
-    if goal is not None and not 0 < goal <= 1:
-        raise UserError(f"training.stop_at_accuracy is {goal}; it must be a fraction above 0, or null to go on.")
-    sizes = {"embedding_size": recipe.model.embedding_size, "head_size": recipe.model.head_size}
-    sizes |= {f"core.{key}": value for key, value in recipe.model.core.items() if key.endswith("_size")}
-    for key, value in sizes.items():
-        if isinstance(value, int) and value < 1:
-            raise UserError(f"model.{key} is {value}; it must be at least 1.")
-    if not 0 < options.adam_epsilon < float("inf"):
-        raise UserError(f"training.adam_epsilon is {options.adam_epsilon}; it must be positive.")
-    task = tasks.build(recipe.task)
-    acts = isinstance(task, tasks.ControlTask)
-    what = "an observation" if acts else "a word"
-    word = torch.zeros((1, 1, task.observation_size)) if acts else torch.zeros((1, 1), dtype=torch.int64)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            build_model(recipe, task)(word)  # some options are only looked at when it reads
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"The recipe's model cannot read {what} ({error}); change its options.") from error
-    if acts:
-        for key in ("embedding_size", "token_dropout", "embedding_dropout"):
-            if getattr(recipe.model, key) != getattr(ModelOptions(), key):
-                raise UserError(f"model.{key} is for words, and an agent reads none; leave it out.")
-        if data is not None:
-            raise UserError(f'The task "{recipe.task["type"]}" makes its own environments; leave --data out.')
-        for split in ("train", *task.splits):
-            task.environments(split, 1).close()
-    else:
-        task.training_batches(data, 1, 0)
-        task.evaluation_batches(data, "valid", 1)
+_SIZES = ("vocabulary_size", "observation_size", "num_actions")
 
 
 def explain(recipe: Recipe) -> str:
-    """Say what each value of a recipe means."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
-
-    from fastweights.cores import CORES
-    from fastweights.tasks import TASKS
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    arguments = ArgumentParser(usage="", add_help=False)
-    arguments.add_class_arguments(Recipe)
-    parts = [arguments.format_help().replace("usage: ", "").strip()]
-    parts += [f"task {recipe.task.get('type')}:\n{_arguments_of(TASKS[recipe.task['type']])}"]
-    parts += [f"core {recipe.model.core.get('type')}:\n{_arguments_of(CORES[recipe.model.core['type']])}"]
-    return "\n\n".join(parts)
+    """The meaning of each value of a recipe."""
+    task, objective, core = parts_of(recipe)
+    sections = {
+        "training": "\n".join(_fields(TrainingOptions, "  ")),
+        f"task {_type(recipe.task)}": _arguments(task),
+        f"objective {objective.__name__}": _arguments(objective) or "    no options",
+        "model": _arguments(objective.model_builder),
+        f"core {core.__name__}": _arguments(core),
+    }
+    return "\n\n".join(f"{title}:\n{text}" for title, text in sections.items())
 
 
-def _arguments_of(builder: type) -> str:
-    import inspect
-
-    return inspect.getdoc(builder).partition("Args:\n")[2].partition("\n\n")[0]
+def _type(spec: Any) -> Any:
+    return spec if isinstance(spec, str) else spec.get("type")
 
 
-def _explain(error: Exception, where: str) -> str:
-    import re
+def _fields(cls: type, indent: str) -> list[str]:
+    """Each field of a dataclass with its default and the docstring under it."""
+    lines = []
+    source = inspect.getsource(cls)
+    hints = typing.get_type_hints(cls)
+    body = ast.parse(source).body[0].body  # type: ignore[attr-defined]  # a class
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            name = ast.unparse(field.target)
+            lines.append(f"{indent}{name}: {ast.literal_eval(text.value)}")
+            nested = [hint for hint in (hints[name], *typing.get_args(hints[name])) if is_dataclass(hint)]
+            for hint in nested:
+                lines += _fields(hint, indent + "  ")
+    return lines
 
-    text = " ".join(str(error).split())
-    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|[Oo]ption '([\w.-]+)' is not accepted", text)
-    if unknown:
-        key = next(group for group in unknown.groups() if group)
-        suggestion = nearest(key, known_keys()) or "."
-        return f'A recipe has no key "{key}"{suggestion} It was given in {where} or on the command line.'
-    wrong = re.search(r'key "([\w.]+)": (.*)', text)
-    if wrong:
-        return f"{wrong[1]} cannot be what {where} or the command line says: {wrong[2]}"
-    return f"{where} cannot be read: {text}"
+
+def _arguments(builder: Any) -> str:
+    text = (inspect.getdoc(builder) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    lines = text.splitlines()
+    return "\n".join(line for line in lines if not line.strip().startswith(tuple(f"{name}:" for name in _SIZES)))

@@ -1,37 +1,27 @@
-"""Tasks: what is learned and how it is measured. A new one is a file here and a line in `TASKS`."""
+"""Tasks: the data that are learned. A new one is a file here and a line in `TASKS`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from fastweights import specs
+from fastweights.specs import Registry
 from fastweights.tasks.catbabi import CatBabi
-from fastweights.tasks.contract import Batch, Batches, ControlTask, Task
+from fastweights.tasks.contract import Batch, EnvironmentTask, Interface, SequenceTask, Source, Spaces, Task
 from fastweights.tasks.graph_rl import GraphRL
 from fastweights.tasks.gymnasium import GymnasiumTask
 from fastweights.tasks.retrieval import Retrieval
 
 __all__ = [
-    "TASKS",
-    "Batch",
-    "Batches",
-    "CatBabi",
-    "ControlTask",
-    "GraphRL",
-    "GymnasiumTask",
-    "Retrieval",
-    "Task",
-    "build",
-]
+    "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GraphRL", "GymnasiumTask", "Interface", "Retrieval",
+    "SequenceTask", "Source", "Spaces", "Task", "build",
+]  # fmt: skip
 
-TASKS: dict[str, type[Task | ControlTask]] = {
-    "catbabi": CatBabi,
-    "retrieval": Retrieval,
-    "graph-rl": GraphRL,
-    "gymnasium": GymnasiumTask,
-}
+TASKS = Registry(
+    "task", Task, {"catbabi": CatBabi, "retrieval": Retrieval, "graph-rl": GraphRL, "gymnasium": GymnasiumTask}
+)
 
 
-def build(spec: dict[str, Any]) -> Task | ControlTask:
-    """Build a task from a recipe's words: `type` names it, the rest are its options."""
-    return specs.build("task", TASKS, spec)
+def build(spec: Mapping[str, Any] | str) -> Task:
+    """Build a task from its words in a recipe: `type` names it, the rest are its options."""
+    return TASKS.build(spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,24 +13,24 @@ from fastweights.data.generate.setting import AS_IN_BABI, Setting
 from fastweights.data.sources import FileStories, GeneratedStories, InOrder, shuffled
 from fastweights.data.streams import Streams
 from fastweights.data.systematic import parts_of
+from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
-from fastweights.tasks.contract import Batch
+from fastweights.specs import Count, Probability, Size
+from fastweights.tasks.contract import Batch, SequenceTask
 
-MODES = ("qa", "lm")
 
-
-class CatBabi:
+class CatBabi(SequenceTask):
     """Answer the questions in a stream of stories; the state is carried from story to story.
 
     Args:
-        mode: "qa" learns only what follows a question mark, "lm" every next word; both are measured at the answers.
-        tasks: which of bAbI's twenty tasks, such as "1,2,4-20"; "all" means all twenty.
-        segment_length: tokens a row reads between two updates (truncated BPTT).
+        mode: "qa" has a loss at the answers alone, "lm" at every next word; metrics are measured at the answers.
+        babi_tasks: which of bAbI's twenty tasks, such as "1,2,4-20"; "all" means all twenty.
+        segment_length: tokens of a row in each batch (truncated BPTT).
         as_published: reproduce the authors' counts: lose the last story of each file, and count the twenty task
             numbers among the words (V = 200).
         validation_stories: stories of each task in a generated validation or test split.
-        held_out: share of the combinations of names (person × place × object …) that training never asks about;
-            validation and test ask about nothing else (systematic generalisation).
+        held_out: share of the combinations of names (person × place × object …) that no training question concerns;
+            all questions of validation and test concern them (systematic generalisation).
         people, places, objects, questions, statements, distractors: sizes of generated stories of tasks 1–3 and 5–14,
             as in bAbI if not given (`data.generate.setting.Setting` says what each means).
     """
@@ -40,81 +40,71 @@ class CatBabi:
     def __init__(
         self,
         *,
-        mode: str = "qa",
-        tasks: str = "all",
-        segment_length: int = 200,
+        mode: Literal["qa", "lm"] = "qa",
+        babi_tasks: str | int = "all",
+        segment_length: Size = 200,
         as_published: bool = False,
-        validation_stories: int = 100,
-        held_out: float = 0.0,
-        people: int | None = None,
-        places: int | None = None,
-        objects: int | None = None,
-        questions: int = 5,
-        statements: int = 2,
-        distractors: int = 0,
+        validation_stories: Size = 100,
+        held_out: Probability = 0.0,
+        people: Size | None = None,
+        places: Size | None = None,
+        objects: Size | None = None,
+        questions: Size = 5,
+        statements: Size = 2,
+        distractors: Count = 0,
     ):
-        if mode not in MODES:
-            raise ValueError(f'mode is "{mode}"; it must be "qa" or "lm"')
         self.mode, self.segment_length, self.as_published = mode, segment_length, as_published
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out is {held_out}; it must be a share from 0 up to, but not, 1")
         self.validation_stories, self.held_out = validation_stories, held_out
         self.setting = Setting(people, places, objects, questions, statements, distractors)
-        self._tasks = None if tasks == "all" else babi.parse_tasks(str(tasks))
+        every = tuple(range(1, babi.TASK_COUNT + 1))
+        self.babi_tasks = every if babi_tasks == "all" else babi.parse_tasks(str(babi_tasks))
 
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self.vocabulary())
-
-    def vocabulary(self) -> tuple[str, ...]:
-        return babi.vocabulary(self.as_published)
-
-    def tasks(self) -> tuple[int, ...]:
-        """The bAbI tasks that will be read or generated."""
-        return self._tasks or tuple(range(1, babi.TASK_COUNT + 1))
+    def prepare(self, data: str | None) -> Vocabulary:
+        """The vocabulary, which is the same for all stories."""
+        return Vocabulary(babi.vocabulary(self.as_published))
 
     def group_names(self) -> dict[int, str]:
-        """What bAbI calls its tasks."""
+        """bAbI's names of its tasks."""
         return dict(enumerate(babi.TASK_NAMES, 1))
 
     def describe(self, data: str | None) -> str:
         origin = "endless generated stories" if data is None else f"the stories in {data}"
-        return f"{origin} of bAbI's tasks {babi.format_tasks(self.tasks())}, {self.mode.upper()} mode"
+        return f"{origin} of bAbI's tasks {babi.format_tasks(self.babi_tasks)}, {self.mode.upper()} mode"
 
-    def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> StoryBatches:
+    def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> StoryBatches:
         if data is None:
-            source = GeneratedStories(self.tasks(), seed, self._weights(), self.held_out, self.setting)
+            source = GeneratedStories(self.babi_tasks, seed, self._weights(), self.held_out, self.setting)
         else:
             if self.setting != AS_IN_BABI:
                 raise UserError("Sizes of stories (task.people …) are for generated ones; leave them or --data out.")
-            stories = _read(data, "train", self.tasks(), self.as_published)
+            stories = _read(data, "train", self.babi_tasks, self.as_published)
             source = FileStories(self._part(stories, held_out=False), seed)
-        return StoryBatches(Streams(source, rows, self.segment_length, share), self.mode)
+        return StoryBatches(Streams(source, batch_size, self.segment_length, shard), self.mode)
 
-    def evaluation_batches(self, data: str | None, split: str, rows: int) -> StoryBatches:
+    def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> StoryBatches:
         stories = shuffled(self.evaluation_stories(data, split))
-        return StoryBatches(Streams(InOrder(stories), rows, self.segment_length), self.mode)
+        return StoryBatches(Streams(InOrder(stories), batch_size, self.segment_length), self.mode)
 
     def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
         """The stories of a split, task after task; generated ones are the same each time."""
         if data is not None:
-            return self._part(_read(data, split, self.tasks(), self.as_published), held_out=True)
+            return self._part(_read(data, split, self.babi_tasks, self.as_published), held_out=True)
         from fastweights.data.generate import check_task, generate_story
 
-        for task in self.tasks():
+        for task in self.babi_tasks:
             check_task(task, self.setting)
         seed = {"valid": -1, "test": -2}.get(split)  # seeds of training are not negative
         if seed is None:
             raise UserError(f'Generated stories have the splits "valid" and "test", not "{split}"; choose one of them.')
         count = range(self.validation_stories)
-        stories = [generate_story(task, seed, index, self.setting) for task in self.tasks() for index in count]
+        stories = [generate_story(task, seed, index, self.setting) for task in self.babi_tasks for index in count]
         return self._part(stories, held_out=True)
 
     def _weights(self) -> dict[int, float]:
         """How often each task is told, so that all ask equally many questions, as bAbI's files do."""
         from fastweights.data.generate import questions_a_story
 
-        return {task: 1 / questions_a_story(task, self.setting) for task in self.tasks()}
+        return {task: 1 / questions_a_story(task, self.setting) for task in self.babi_tasks}
 
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
         stories = self.evaluation_stories(data, split)
@@ -130,7 +120,7 @@ def _read(data: str, split: str, tasks: tuple[int, ...], as_published: bool) -> 
 
 
 class StoryBatches:
-    """Segments of the streams as batches of tensors."""
+    """Segments of the streams as batches of tensors; the groups are bAbI's tasks."""
 
     def __init__(self, streams: Streams, mode: str):
         self._streams, self._mode = streams, mode
@@ -140,9 +130,8 @@ class StoryBatches:
 
     def __next__(self) -> Batch:
         inputs, targets, tasks = (torch.from_numpy(array) for array in next(self._streams))
-        valid = inputs != babi.PAD
-        answers = inputs == babi.QUESTION_MARK
-        return Batch(inputs, targets, answers if self._mode == "qa" else valid, valid, answers, tasks)
+        mask, answer_mask = inputs != babi.PAD, inputs == babi.QUESTION_MARK
+        return Batch(inputs, targets, answer_mask if self._mode == "qa" else mask, mask, answer_mask, tasks)
 
     def state_dict(self) -> dict[str, Any]:
         return self._streams.state_dict()

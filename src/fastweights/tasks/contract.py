@@ -1,107 +1,177 @@
-"""What a task gives to the loop that learns it: batches with a resumable cursor, or environments to act in.
+"""The contract of tasks: data to learn from, as batches of token sequences or as environments.
 
-A task owns its data, its loss and its metrics; it does not know which core learns it.
+A task owns its data and says what sizes a model; an objective (`fastweights.objectives`) owns loss and metrics. Neither
+knows which core learns.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fastweights.data.vocabulary import Vocabulary
+from fastweights.errors import UserError
+
 if TYPE_CHECKING:
+    import torch
     from gymnasium.vector import VectorEnv
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What an agent observes and does: vectors of `observation_size` numbers, `num_actions` discrete actions."""
+
+    observation_size: int
+    num_actions: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sizes as plain values."""
+        return asdict(self)
+
+
+Interface = Vocabulary | Spaces
+"""What sizes a model, and gives its numbers a meaning; made when a run begins, and saved in each checkpoint."""
+
+
+def interface_from_dict(values: dict[str, Any]) -> Interface:
+    """The interface that `to_dict` made plain.
+
+    Raises:
+        KeyError, TypeError: where the values are of another form.
+    """
+    return Vocabulary.from_dict(values) if "words" in values else Spaces(**values)
 
 
 class Batch(NamedTuple):
     """One segment of every row, all `[B, T]`.
 
-    inputs and targets are tokens; reads says where the loss looks, valid where time passes (elsewhere is padding),
-    answers where the task's metrics look (within reads), groups the number by which metrics are told apart.
+    inputs and targets are tokens; loss_mask is True where the loss looks, mask is False at padding, answer_mask is True
+    at answers (within loss_mask), groups holds the number of each token's group, by which metrics are split, and resets,
+    where given, is True where a row starts from the initial state. lr_scale multiplies the step's learning rate.
     """
 
     inputs: Tensor
     targets: Tensor
-    reads: Tensor
-    valid: Tensor
-    answers: Tensor
+    loss_mask: Tensor
+    mask: Tensor
+    answer_mask: Tensor
     groups: Tensor
+    resets: Tensor | None = None
+    lr_scale: float = 1.0
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
 
 
-class Batches(Protocol):
-    """An iterator of batches that can be saved and continued exactly."""
+class Source(Protocol):
+    """An iterator of training items whose cursor can be saved and restored exactly."""
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Task(Protocol):
-    """A supervised task on tokens."""
+class Task(ABC):
+    """The base of all tasks."""
 
-    vocabulary_size: int
-    segment_length: int
-    carries_state: bool
+    objective: ClassVar[str]
+    """The name of the objective with which a task is trained by default."""
+    required_arguments: ClassVar[tuple[str, ...]] = ()
+    """The masks ("mask", "resets") that a core must support to learn this task."""
+
+    @abstractmethod
+    def prepare(self, data: str | None) -> Interface:
+        """Read or make what sizes a model.
+
+        Args:
+            data: the directory of the task's files, or None for generated data.
+
+        Raises:
+            UserError: where files are missing or the task takes none.
+        """
+
+    def restore(self, interface: Interface) -> None:
+        """Take the interface of a trained model in place of `prepare`'s.
+
+        Raises:
+            UserError: where they do not fit.
+        """
+        own = self.prepare(None)
+        if own != interface:
+            raise UserError(f"The model was trained with {describe(interface)}; the task has {describe(own)}.")
+
+    @abstractmethod
+    def describe(self, data: str | None) -> str:
+        """One line that says what the data are."""
+
+
+class SequenceTask(Task):
+    """The base of tasks on token sequences."""
+
+    objective = "answers"
+    required_arguments = ("mask",)
+    carries_state: ClassVar[bool] = False
     """Whether a row goes on from batch to batch; if not, each batch starts from the initial state."""
 
-    def group_names(self) -> dict[int, str]:
-        """Names of the groups that metrics are told apart by."""
+    @abstractmethod
+    def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:
+        """Endless batches; with a shard, of those rows only, while the cursor is that of all."""
 
-    def describe(self, data: str | None) -> str:
-        """One line that says what will be read."""
-
-    def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> Batches:
-        """The batches of training; with a share, of those rows only, while the cursor is of all."""
-
-    def evaluation_batches(self, data: str | None, split: str, rows: int) -> Batches:
+    @abstractmethod
+    def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> Iterator[Batch]:
         """The batches of a split, the same each time."""
 
+    @abstractmethod
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
-        """How many stories, or whatever else it is made of, and "tokens" a split has."""
+        """The number of stories or sequences of a split, and of its "tokens"."""
 
-    def vocabulary(self) -> tuple[str, ...]:
-        """The words by their number."""
+    def group_names(self) -> dict[int, str]:
+        """Names of the groups that metrics are split by."""
+        return {}
 
 
-class ControlTask:
-    """The base of tasks in which an agent acts; it learns by A2C from whole episodes.
+class EnvironmentTask(Task):
+    """The base of tasks in which an agent acts; an episode ends after at most `steps`."""
 
-    Observations are vectors of `observation_size` numbers, actions are numbers below `actions`, and an episode ends
-    after at most `steps`.
-
-    Args:
-        discount: γ, what a reward is worth a step earlier.
-        value_weight: weight of the value's squared error in the loss.
-        entropy_weight: weight of the policy's entropy, which the loss rewards.
-    """
-
-    splits: ClassVar[tuple[str, ...]] = ("valid",)  # measured in training; the best model is chosen by the first
-    observation_size: int
-    actions: int
+    objective = "a2c"
+    splits: ClassVar[tuple[str, ...]] = ("valid",)
+    """The splits of a validation; the best model is chosen by the first."""
     steps: int
 
-    def __init__(self, discount: float, value_weight: float, entropy_weight: float):
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount is {discount}; it must be between 0 and 1")
-        self.discount, self.value_weight, self.entropy_weight = discount, value_weight, entropy_weight
-
-    def describe(self) -> str:
-        """One line that says in what the agent acts."""
-        raise TypeError(f"{type(self).__name__} does not define describe")
-
-    def environments(self, split: str, rows: int) -> VectorEnv:
-        """As many environments of a split, stepped together; training is the split "train".
+    @abstractmethod
+    def environments(self, split: str, count: int) -> VectorEnv:
+        """So many environments of a split, stepped together; training is the split "train".
 
         Raises:
             UserError: where a package is missing or the split does not exist.
         """
-        raise TypeError(f"{type(self).__name__} does not define environments")
 
     def bounds(self, split: str) -> dict[str, float]:
-        """The exact expected reward of agents to compare with, by name; empty where nobody knows."""
+        """The exact expected return of agents to compare with, by name; empty where it is unknown."""
         return {}
+
+
+def describe(interface: Interface) -> str:
+    """An interface in a few words."""
+    if isinstance(interface, Spaces):
+        return f"observations of size {interface.observation_size} and {interface.num_actions} actions"
+    return f"a vocabulary of {len(interface)} tokens"
+
+
+def refuse_data(data: str | None) -> None:
+    """Refuse files for a task that makes its own environments.
+
+    Raises:
+        UserError: where a directory is given.
+    """
+    if data is not None:
+        raise UserError("The task makes its own environments; leave --data out.")

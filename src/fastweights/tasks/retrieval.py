@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from fastweights.data.retrieval import Examples, Form
+from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
-from fastweights.tasks.contract import Batch
+from fastweights.specs import Count, Size
+from fastweights.tasks.contract import Batch, SequenceTask
 
-MODES = ("art", "mart", "mqar")
 
-
-class Retrieval:
+class Retrieval(SequenceTask):
     """Remember pairs of a key and a value, then give the values of the keys that are asked.
 
         art     c9k8j3f1??c     → 9        pair after pair, one key asked (Ba et al. 2016)
@@ -40,37 +40,28 @@ class Retrieval:
         test_examples: sequences of the test split.
     """
 
-    carries_state = False
-
     def __init__(
         self,
         *,
-        mode: str = "art",
-        pairs: int = 8,
-        queries: int = 0,
-        keys: int = 26,
-        values: int = 10,
-        delay: str = "0",
-        segment_length: int = 0,
-        examples: int = 100_000,
-        validation_examples: int = 10_000,
-        test_examples: int = 20_000,
+        mode: Literal["art", "mart", "mqar"] = "art",
+        pairs: Size = 8,
+        queries: Count = 0,
+        keys: Size = 26,
+        values: Size = 10,
+        delay: str | int = "0",
+        segment_length: Count = 0,
+        examples: Size = 100_000,
+        validation_examples: Size = 10_000,
+        test_examples: Size = 20_000,
     ):
-        if mode not in MODES:
-            raise ValueError(f'mode is "{mode}"; it must be "art", "mart" or "mqar"')
         self.mode = mode
         self.examples = {"train": examples, "valid": validation_examples, "test": test_examples}
-        least = {"pairs": pairs, "values": values, "examples": examples}
-        least |= {"validation_examples": validation_examples, "test_examples": test_examples}
-        for name, value in least.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
         if pairs > keys:
             raise ValueError(f"{pairs} pairs need {pairs} different keys, and there are {keys}; give more keys")
         queries = queries or (pairs if mode == "mqar" else 1)
         if not 1 <= queries <= pairs:
             raise ValueError(f"queries is {queries}; it must lie between 1 and the number of pairs, {pairs}")
-        shortest, longest = _delays(delay)
+        shortest, longest = _delays(str(delay))
         self.form = Form(pairs, queries, keys, values, shortest, longest, keys_first=mode == "mart")
         self.segment_length = segment_length or self.form.length
         if self.segment_length < self.form.length:
@@ -79,35 +70,33 @@ class Retrieval:
                 f"fit into a segment_length of {segment_length}"
             )
 
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self.vocabulary())
-
-    def vocabulary(self) -> tuple[str, ...]:
-        return self.form.vocabulary()
+    def prepare(self, data: str | None) -> Vocabulary:
+        """The vocabulary: keys, values and the question mark."""
+        if data is not None:
+            raise UserError("Sequences for associative retrieval are generated; leave --data out.")
+        words = self.form.vocabulary()
+        return Vocabulary(words, "characters" if all(len(word) == 1 for word in words) else "words")
 
     def group_names(self) -> dict[int, str]:
-        """What makes a question easy or hard: the place of its pair, and the delay."""
+        """Difficulties of a query: the place of its pair, and the delay."""
         return self.form.difficulty_names()
 
     def describe(self, data: str | None) -> str:
         asked = "one" if self.form.queries == 1 else self.form.queries
         return f"{self.examples['train']:,} generated sequences ({self.mode}): {self.form.pairs} pairs, {asked} asked"
 
-    def training_batches(self, data: str | None, rows: int, seed: int, share: slice = slice(None)) -> SequenceBatches:
-        return SequenceBatches(self, self._draw(data, "train", seed), rows, seed, share)
+    def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> SequenceBatches:
+        return SequenceBatches(self, self._draw("train", seed), batch_size, seed, shard)
 
-    def evaluation_batches(self, data: str | None, split: str, rows: int) -> SequenceBatches:
-        return SequenceBatches(self, self._draw(data, split), rows)
+    def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> SequenceBatches:
+        return SequenceBatches(self, self._draw(split), batch_size)
 
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
-        delays = self._draw(data, split).delays
+        delays = self._draw(split).delays
         shortest = self.form.length - self.form.longest_delay
         return {"sequences": len(delays), "tokens": int(delays.sum()) + shortest * len(delays)}
 
-    def _draw(self, data: str | None, split: str, seed: int = 0) -> Examples:
-        if data is not None:
-            raise UserError("Sequences for associative retrieval are generated; leave --data out.")
+    def _draw(self, split: str, seed: int = 0) -> Examples:
         return _draw(self.form, self.examples[split], split, seed)
 
 
@@ -127,11 +116,9 @@ class SequenceBatches:
     """Sequences as batches of tensors: with a seed endlessly, each epoch in another order, without one each once."""
 
     def __init__(
-        self, task: Retrieval, examples: Examples, rows: int, seed: int | None = None, share: slice = slice(None)
+        self, task: Retrieval, examples: Examples, batch_size: int, seed: int | None = None, shard: slice = slice(None)
     ):
-        if rows < 1:
-            raise UserError(f"{rows} rows of sequences cannot be read; give at least one row.")
-        self._task, self._examples, self._rows, self._seed, self._share = task, examples, rows, seed, share
+        self._task, self._examples, self._batch_size, self._seed, self._shard = task, examples, batch_size, seed, shard
         self._count = len(examples.keys)
         self._next = 0
         self._order = lru_cache(maxsize=2)(self._order_of)  # a batch may end one epoch and begin the next
@@ -142,20 +129,20 @@ class SequenceBatches:
     def __next__(self) -> Batch:
         if self._seed is None and self._next >= self._count:
             raise StopIteration
-        numbers = np.arange(self._next, self._next + self._rows)
-        self._next += self._rows
+        numbers = np.arange(self._next, self._next + self._batch_size)
+        self._next += self._batch_size
         exists = np.ones(len(numbers), dtype=bool)
         if self._seed is None:
             exists, numbers = numbers < self._count, numbers.clip(max=self._count - 1)
         else:
             numbers = np.array([self._order(number // self._count)[number % self._count] for number in numbers])
-        numbers, exists = numbers[self._share], exists[self._share]
+        numbers, exists = numbers[self._shard], exists[self._shard]
         sequences = self._task.form.lay_out(Examples(*(part[numbers] for part in self._examples)))
         padding = ((0, 0), (0, self._task.segment_length - sequences.inputs.shape[1]))
-        inputs, targets, valid, groups = (torch.from_numpy(np.pad(part, padding)) for part in sequences)
-        valid = valid & torch.from_numpy(exists).unsqueeze(1)
-        answers = (groups > 0) & valid
-        return Batch(inputs, targets, answers, valid, answers, groups)
+        inputs, targets, mask, groups = (torch.from_numpy(np.pad(part, padding)) for part in sequences)
+        mask = mask & torch.from_numpy(exists).unsqueeze(1)
+        answer_mask = (groups > 0) & mask
+        return Batch(inputs, targets, answer_mask, mask, answer_mask, groups)
 
     def _order_of(self, epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self._count)

@@ -1,7 +1,7 @@
-"""What all trainings share: the run folder, the optimizer, records, validations, checkpoints and exact resume.
+"""The training loop: records, validations, early stopping, checkpoints and exact resume, for every objective.
 
-Everything that decides the next step is in the checkpoint (weights, optimizer, random state, running sums, and what a
-kind of training adds), so a resumed run goes on bit for bit.
+A checkpoint holds all that the next step depends on (weights, optimizer, carried state, cursor of the data, random
+state, running sums), so a resumed run continues bit for bit.
 """
 
 from __future__ import annotations
@@ -9,288 +9,289 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastweights import recipes, tasks
+from fastweights import recipes
 from fastweights.cores.contract import map_state, state_from_dict, state_to_dict
+from fastweights.distributed import Group
 from fastweights.errors import UserError
+from fastweights.objectives import Objective, Step, Sums
 from fastweights.ops import cpu
-from fastweights.recipes import Recipe, TrainingOptions
+from fastweights.recipes import Assembly
 from fastweights.training import checkpoint
-from fastweights.training.distributed import Group
-from fastweights.training.memory import keep_freed_memory
+from fastweights.training.allocator import keep_freed_blocks
+from fastweights.training.optimization import Optimization
 from fastweights.training.runs import RunFolder
 
 
 class Interrupted(Exception):
-    """The user asked to stop; everything is saved."""
+    """The user stopped the training; everything is saved."""
 
 
 @dataclass
 class Progress:
-    """What a step can tell a progress bar: figures by name (NaN where there is none), and how much was worked off."""
+    """A step, for a progress bar: its number, additive statistics, and count in the objective's units."""
 
     step: int
     steps: int
-    figures: dict[str, float]
+    sums: Mapping[str, Tensor]
     count: int
-    unit: str
 
 
 class Observer:
-    """What watches a training; this one says nothing."""
+    """A listener of a training; this one is silent."""
+
+    def begin(self, objective: Objective) -> None:
+        """The training begins."""
 
     def step(self, progress: Progress) -> None:
-        """A step has been made."""
+        """A step is done."""
 
-    def validation(self, step: int, metrics: dict[str, Any], best: bool) -> None:
-        """A validation has been made."""
+    def validation(self, step: int, metrics: Mapping[str, Any], best: bool) -> None:
+        """A validation is done."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
 
 
-class Sums(Protocol):
-    """Sums over many steps, which a checkpoint keeps."""
+class Trainer:
+    """One training run, in a run folder.
 
-    count: int
-
-    def together(self, group: Group) -> Self:
-        """The sums over all processes of a group."""
-
-    def record(self) -> dict[str, float]:
-        """What is recorded of them."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def learning_rate(options: TrainingOptions, step: int) -> float:
-    """The learning rate of an update, counted from 0.
-
-    >>> learning_rate(TrainingOptions(steps=100, learning_rate=1.0, schedule="cosine"), 50)
-    0.5
-    """
-    rate = options.learning_rate * min(1.0, (step + 1) / max(1, options.warmup_steps))
-    if options.schedule == "cosine":
-        rate *= (1 + math.cos(math.pi * step / options.steps)) / 2
-    return rate
-
-
-class Training:
-    """One training run, in a run folder; a kind of training says what an update is and what is measured.
+    >>> with RunFolder.create("runs/mine", config) as run:  # doctest: +SKIP
+    ...     Trainer(recipes.assemble(recipe), run).train()
 
     Args:
-        recipe: what to train.
+        assembly: the recipe and its parts.
         run: the locked run folder.
         data: the directory of the task's files, or None for generated data.
-        observer: what is told of each step.
-        group: the processes that train together, each with its share of the rows; only the first writes to `run`.
-    """
+        observer: the listener.
+        group: the processes that train together; only the first writes to `run`.
 
-    sums: ClassVar[type[Sums]]
-    unit: ClassVar[str]
+    Raises:
+        UserError: where the objective trains in one process only, or the batch cannot be divided.
+    """
 
     def __init__(
         self,
-        recipe: Recipe,
+        assembly: Assembly,
         run: RunFolder,
         data: str | None = None,
         observer: Observer | None = None,
         group: Group | None = None,
     ):
-        self.recipe, self.run, self.data = recipe, run, data
-        self.options = recipe.training
-        self.observer = observer or Observer()
-        self.group = group or Group()
-        self.task = tasks.build(recipe.task)
-        keep_freed_memory()
-        torch.manual_seed(self.options.seed)
-        self.model = recipes.build_model(recipe, self.task).to(self.group.device)
+        self.recipe, self.task, self.objective, self.interface, model = assembly
+        self.run, self.data, self.options = run, data, self.recipe.training
+        self.observer, self.group = observer or Observer(), group or Group()
+        if self.group.size > 1 and not self.objective.data_parallel:
+            raise UserError(f"{type(self.objective).__name__} trains in one process; start it without torchrun.")
+        keep_freed_blocks()
+        self.model = model.to(self.group.device)
         self.parallel = self.model if self.group.size == 1 else DistributedDataParallel(self.model)
-        torch.manual_seed(self.options.seed + self.group.rank)  # alike weights, different dropout
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.options.learning_rate, eps=self.options.adam_epsilon, fused=True
-        )
+        torch.manual_seed(self.options.seed + self.group.rank)  # equal weights, different dropout
+        self.optimization = Optimization(self.model, self.options)
+        self.shard = self.group.shard(self.options.batch_size)
+        self.source = self.objective.source(self.task, data, self.options.batch_size, self.options.seed, self.shard)
+        self.state: Any = None
         self.step = 0
-        self.best_loss = math.inf
-        self.is_good_enough = False
-        self.meter = self.sums()
+        self.best: float | None = None
+        self.stopped_early = False
+        self.sums, self.count = Sums(), 0
 
-    def update(self) -> Progress:
-        """Make one update."""
-        raise TypeError(f"{type(self).__name__} does not define update")
-
-    def measure(self) -> tuple[dict[str, Any], float]:
-        """Measure the model on the validation split: the metrics, and what is to be small among them."""
-        raise TypeError(f"{type(self).__name__} does not define measure")
-
-    def describe(self) -> str:
-        """What is learned from, in a few words."""
-        raise TypeError(f"{type(self).__name__} does not define describe")
-
-    def carried(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the next update depends on besides: tensors (from all processes) and metadata."""
-        return {}, {}
-
-    def take_up(self, tensors: dict[str, Any], metadata: dict[str, Any]) -> None:
-        """Go on from what `carried` gave."""
-
-    def kept_with_the_best(self) -> dict[str, Any]:
-        """Tensors that belong to the best model beside its weights."""
-        return {}
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done or training stopped early."""
+        return self.stopped_early or self.step >= self.options.steps
 
     def train(self) -> dict[str, Any]:
-        """Train to the recipe's last step, or until it is good enough, and return the last validation's metrics.
+        """Train to the last step or to early stopping, and return the metrics of the last validation.
 
         Raises:
-            Interrupted: on Ctrl-C or a polite kill, after saving.
-            UserError: where the loss is no longer finite, or the disk is full.
+            Interrupted: after SIGINT or SIGTERM, with everything saved.
+            UserError: where the loss is not finite, or the disk is full.
         """
         metrics: dict[str, Any] = {}
+        options = self.options
         self.model.train()
-        with _stop_politely() as stop:
+        self.observer.begin(self.objective)
+        with _deferred_signals() as stop:
             since = time.perf_counter()
-            while self.step < self.options.steps and not self.is_good_enough:
-                progress = self.update()
+            while not self.finished:
+                self.optimizer_step()
                 self.step += 1
-                self.observer.step(progress)
-                if self.step % self.options.report_every == 0:
+                last = self.step == options.steps
+                if self.step % options.report_every == 0:
                     since = self._report(since)
-                if self.step % self.options.evaluate_every == 0 or self.step == self.options.steps:
+                if validates := self.step % options.evaluate_every == 0 or last:
                     metrics = self._validate()
-                    self.is_good_enough = self._is_good_enough(metrics)
+                if last or self.stopped_early or self._saves(validates):
                     self.save()
+                if validates:
                     since = time.perf_counter()
-                if self.group.largest(stop.asked):  # all stop after the same step
+                if self.group.all_reduce_max(stop.requested):  # all stop after the same step
                     self.save()
                     raise Interrupted
         return metrics
 
+    def _saves(self, validates: bool) -> bool:
+        every = self.options.save_every
+        return validates if every is None else self.step % every == 0
+
+    def optimizer_step(self) -> None:
+        """One step of the optimizer, on one batch or several."""
+        accumulated = self.options.accumulate
+        for _ in range(accumulated):
+            item = next(self.source)
+            result = self._forward(self.parallel, item)
+            (result.loss if accumulated == 1 else result.loss / accumulated).backward()
+            if not math.isfinite(result.loss.item()):
+                raise self._explain_non_finite(item, result)
+            self.sums.add(result.sums)
+            self.count += result.count
+            carried = self.state
+            self.state = result.state
+            self.observer.step(Progress(self.step + 1, self.options.steps, result.sums, result.count))
+        if not math.isfinite(self.optimization.step(self.step, result.lr_scale).item()):
+            self.state = carried
+            raise self._explain_non_finite(item, result)
+
+    def _forward(self, model: nn.Module, item: Any) -> Step:
+        half = self.options.precision == "bfloat16"
+        with torch.autocast(self.group.device.type, torch.bfloat16, enabled=half):
+            return self.objective.step(model, self.task, item, self.state, self.group)
+
     def _report(self, since: float) -> float:
-        """Record what was measured since the last report, and return the time of this one."""
-        meter, now = self.meter.together(self.group), time.perf_counter()
-        self.meter = self.sums()
+        """Record the metrics since the last report, and return the time of this one."""
+        sums, now = self.sums.all_reduce(self.group), time.perf_counter()
+        count = int(self.group.all_reduce_sum(self.count)[0])
+        self.sums, self.count = Sums(), 0
         if self.group.is_first:
-            seconds = now - since
-            timing = {"seconds": seconds, self.unit: meter.count, f"{self.unit}_per_s": meter.count / seconds}
-            self.run.record({"step": self.step, "train": meter.record()}, timing)
+            seconds, unit = now - since, self.objective.unit
+            timing = {"seconds": seconds, unit: count, f"{unit}_per_s": count / seconds}
+            self.run.record({"step": self.step, "train": self.objective.metrics(sums)}, timing)
         return now
 
-    def descend(self, loss: Tensor) -> bool:
-        """Follow a loss's gradient, clipped, at the step's learning rate; False, and no step, where it is infinite."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.options, self.step)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm or math.inf, foreach=True)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            return False
-        self.optimizer.step()
-        return True
-
     def _validate(self) -> dict[str, Any]:
-        """Measure the validation split in the first process, while the others wait, and keep the best model."""
-        metrics = self._validate_here() if self.group.is_first else {}
-        self.group.wait()
+        """Evaluate in the first process, while the others wait; save the best model; decide on early stopping."""
+        metrics, is_best = {}, False
+        with self.optimization.evaluation_weights():
+            if self.group.is_first:
+                metrics, is_best = self._validate_here()
+            self.group.barrier()
+        self.optimization.after_validation(bool(self.group.all_reduce_max(is_best)))
+        self.stopped_early = bool(self.group.all_reduce_max(self._stops_early(metrics)))
         return metrics
 
-    def _is_good_enough(self, metrics: dict[str, Any]) -> bool:
-        """Whether the validation, known to the first process, reached the accuracy at which training ends."""
-        goal = self.options.stop_at_accuracy
-        return goal is not None and bool(self.group.largest(metrics.get("answer_accuracy", 0.0) >= goal))
+    def _stops_early(self, metrics: Mapping[str, Any]) -> bool:
+        if not metrics:
+            return False
+        target, patience = self.options.early_stopping.target, self.options.early_stopping.patience
+        headline = self.objective.headline
+        reached = target is not None and headline.reaches(metrics[headline.name], target)
+        return reached or (patience is not None and self.optimization.validations_since_best >= patience)
 
-    def _validate_here(self) -> dict[str, Any]:
-        metrics, loss = self.measure()
-        if not math.isfinite(loss):
+    def _validate_here(self) -> tuple[dict[str, Any], bool]:
+        metrics = self.objective.validate(self.model, self.task, self.data, self.options.eval_batch_size, self.state)
+        if not all(math.isfinite(value) for value in metrics.values() if isinstance(value, float)):
             raise UserError(
-                f"The validation loss is not finite after step {self.step}. The last good checkpoint is untouched: "
-                "lower training.learning_rate or set training.clip_norm, and train again."
+                f"The validation's metrics are not finite after step {self.step}; {self._advice()}"
             )
-        best = loss < self.best_loss
-        if best:
-            self.best_loss = loss
-            tensors = {"model": self.model.state_dict(), **self.kept_with_the_best()}
+        value = metrics[self.objective.headline.name]
+        is_best = self.objective.headline.is_better(value, self.best)
+        if is_best:
+            self.best = value
+            tensors: dict[str, Any] = {"model": self.model.state_dict()}
+            if self.state is not None:  # the state of the first row, from which evaluations start
+                tensors["state"] = state_to_dict(map_state(lambda tensor: tensor[:1], self.state))
             checkpoint.save(self.run.best, checkpoint.flatten(tensors), self._metadata() | {"valid": metrics})
         self.run.record({"step": self.step, "valid": metrics})
-        self.observer.validation(self.step, metrics, best)
-        return metrics
+        self.observer.validation(self.step, metrics, is_best)
+        return metrics, is_best
 
     def _metadata(self) -> dict[str, Any]:
         return {
             "recipe": self.recipe.to_dict(),
+            "interface": self.interface.to_dict(),
             "generated": self.data is None,
             "step": self.step,
-            **self._surroundings(),
+            **self._environment(),
         }
 
     def save(self) -> None:
-        """Save all that the next step depends on, in all processes, to the run's last checkpoint, at once."""
-        tensors, metadata = self.carried()
-        random = self.group.all_rows(torch.get_rng_state().to(self.group.device).unsqueeze(0))
-        meter = self.meter.together(self.group)
+        """Save the last checkpoint: all that the next step depends on, of all processes."""
+        state = None if self.state is None else map_state(self.group.all_gather, self.state)
+        random = {"torch": torch.get_rng_state()}
+        if self.group.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.group.device)
+        random = {name: self.group.all_gather(x.to(self.group.device).unsqueeze(0)) for name, x in random.items()}
+        sums, (count,) = self.sums.all_reduce(self.group), self.group.all_reduce_sum(self.count)
         if not self.group.is_first:
-            self.meter = self.sums()  # its sums are the first's now
+            self.sums, self.count = Sums(), 0  # the first process has them now
             return
-        self.meter = meter
-        moments: dict[str, Any] = {}
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        for parameter, values in self.optimizer.state.items():
-            moments[names[parameter]] = dict(values)
-        tensors |= {"model": self.model.state_dict(), "optimizer": moments, "random": {"torch": random}}
-        metadata |= self._metadata() | {
-            "is_good_enough": self.is_good_enough,
-            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-            "meter": self.meter.state_dict(),
+        self.sums, self.count = sums, int(count)
+        tensors, plain = self.optimization.state_dict()
+        tensors |= {"model": self.model.state_dict(), "random": random}
+        tensors |= {} if state is None else {"state": state_to_dict(state)}
+        metadata = self._metadata() | {
+            "stopped_early": self.stopped_early,
+            "best": self.best,
+            "sums": self.sums.state_dict(),
+            "count": self.count,
+            "optimization": plain,
+            "cursor": self.source.state_dict(),
         }
         checkpoint.save(self.run.last, checkpoint.flatten(tensors), metadata)
 
     def resume(self) -> None:
-        """Go on from the run's last checkpoint, or from the start where there is none yet."""
+        """Continue from the run's last checkpoint, or from the start where there is none yet."""
         if not self.run.last.exists():
             if self.group.is_first:
                 self.run.truncate_records(-1)
             return
         flat, metadata = checkpoint.load(self.run.last)
-        if "meter" not in metadata:
-            raise UserError(f"{self.run.last} is a checkpoint that a run cannot go on from; train anew with --out.")
-        saved = recipes.load(None, metadata["recipe"])
-        if recipes.prolonged(saved, self.options.steps) != self.recipe:
+        if "cursor" not in metadata:
+            raise UserError(f"{self.run.last} is a checkpoint that a run cannot resume from; train with another --out.")
+        saved = recipes.load(metadata["recipe"])
+        if recipes.with_more_steps(saved, self.options.steps) != self.recipe:
             raise UserError(
-                f"{self.run.last} was saved by another recipe than {self.run.config}; train anew with --out."
+                f"{self.run.last} was saved by another recipe than {self.run.config}; train with another --out."
             )
         tensors = checkpoint.unflatten(flat)
         self.model.load_state_dict(tensors["model"])
-        for name, parameter in self.model.named_parameters():
-            if name in tensors["optimizer"]:
-                self.optimizer.state[parameter] = tensors["optimizer"][name]
-        random = tensors["random"]["torch"]
-        if self.group.rank < len(random):
-            torch.set_rng_state(random[self.group.rank].clone())  # torch misreads a part of a tensor
-        self.take_up(tensors, metadata)
-        self.step = metadata["step"]
-        self.is_good_enough = metadata.get("is_good_enough", False)
-        self.best_loss = math.inf if metadata["best_loss"] is None else metadata["best_loss"]
+        self.optimization.load_state_dict(tensors, metadata["optimization"])
+        self._restore_random(tensors["random"])
+        if "state" in tensors:
+            rows = self.options.batch_size // self.group.size
+            state = state_from_dict(self.model.core.initial_state(rows), tensors["state"])
+            self.state = map_state(lambda tensor: tensor[self.shard].to(self.group.device), state)
+        self.source.load_state_dict(metadata["cursor"])
+        self.step, self.best, self.stopped_early = metadata["step"], metadata["best"], metadata["stopped_early"]
         if not self.group.is_first:
             return
-        self.meter.load_state_dict(metadata["meter"])
+        self.sums.load_state_dict(metadata["sums"])
+        self.count = metadata["count"]
         self.run.truncate_records(self.step)
-        for key, value in self._surroundings().items():
+        for key, value in self._environment().items():
             if metadata.get(key) != value:
                 self.observer.note(
                     f"saved with {key} {metadata.get(key)}, resumed with {value}: results may differ in the last digits"
                 )
 
-    def _surroundings(self) -> dict[str, Any]:
+    def _restore_random(self, random: Mapping[str, Tensor]) -> None:
+        """Restore the generators of this process; a process that was not there keeps its own."""
+        if self.group.rank >= len(random["torch"]):
+            return
+        torch.set_rng_state(random["torch"][self.group.rank].clone())  # torch misreads a view
+        if "cuda" in random and self.group.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"][self.group.rank].clone(), self.group.device)
+
+    def _environment(self) -> dict[str, Any]:
         """What decides the last digits of a result beside recipe, data and seed."""
         return {
             "threads": torch.get_num_threads(),
@@ -300,45 +301,40 @@ class Training:
             "torch": torch.__version__,
         }
 
-    def explain_non_finite(
-        self, kept: dict[str, Tensor], state: Any, forward: Callable[[], Any], where: str
-    ) -> UserError:
-        """Find the first tensor that is not finite when the model runs again, keep what it read, and say all of it.
+    def _advice(self) -> str:
+        saved = f"The checkpoint of an earlier step is in {self.run.path}: lower" if self.run.last.exists() else "Lower"
+        return f"{saved} training.learning_rate or set training.clip_norm, and train again."
 
-        Args:
-            kept: what the model read, to be kept in the run folder.
-            state: the state that it began with, or None.
-            forward: runs the model on it.
-            where: from which part of the data it came.
-        """
+    def _explain_non_finite(self, item: Any, result: Step) -> UserError:
+        """Find the first tensor that is not finite when the step runs again, and save its inputs."""
         culprit = "the gradient (all tensors of the forward pass are finite)"
-        for name, tensor in first_non_finite(self.model, state, forward):
+        for name, tensor in first_non_finite(self.model, self.state, lambda: self._forward(self.model, item)):
             culprit = f"{name} {list(tensor.shape)}"
             break
         path = self.run.path / f"non_finite_step_{self.step + 1}.safetensors"
-        if state is not None:
-            kept = {**kept, **checkpoint.flatten({"state": state_to_dict(state)})}
-        checkpoint.save(path, kept, self._metadata())
+        inputs = dict(result.inputs)
+        if self.state is not None:
+            inputs |= checkpoint.flatten({"state": state_to_dict(self.state)})
+        checkpoint.save(path, inputs, self._metadata())
         return UserError(
-            f"The loss or its gradient is not finite at step {self.step + 1} ({where}; batch kept in {path}); "
-            f"it appeared first in {culprit}. The last good checkpoint is untouched: lower training.learning_rate or "
-            "set training.clip_norm, and train again."
+            f"The loss or its gradient is not finite at step {self.step + 1} ({self.objective.locate(result.inputs)}; "
+            f"batch saved in {path}); it appeared first in {culprit}. {self._advice()}"
         )
 
 
 def first_non_finite(model: nn.Module, state: Any, forward: Callable[[], Any]) -> Iterator[tuple[str, Tensor]]:
-    """Run a model again and give what is not finite, in the order of computation: weights, state, modules' outputs."""
+    """Run a model again and yield what is not finite, in the order of computation: weights, state, modules' outputs."""
 
     def bad(tensor: Any) -> bool:
         return isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all()
 
     yield from ((f"the weight {name}", p) for name, p in model.named_parameters() if bad(p))
-    parts = {} if state is None else checkpoint.flatten(state_to_dict(state))
+    parts = {} if state is None else state_to_dict(state)
     yield from ((f"the carried state {name}", part) for name, part in parts.items() if bad(part))
     found: list[tuple[str, Tensor]] = []
 
-    def watch(name: str):
-        def hook(module, inputs, output):
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if bad(first):
                 found.append((f"the output of {name or 'the model'}", first))
@@ -356,23 +352,23 @@ def first_non_finite(model: nn.Module, state: Any, forward: Callable[[], Any]) -
 
 
 class _Stop:
-    asked = False
+    requested = False
 
 
 @contextmanager
-def _stop_politely() -> Iterator[_Stop]:
-    """Turn Ctrl-C and a polite kill into a request that is met after the step; a second Ctrl-C stops at once."""
+def _deferred_signals() -> Iterator[_Stop]:
+    """On SIGINT or SIGTERM request a stop after the step; a second one stops at once."""
     stop = _Stop()
 
-    def ask(number, frame):
-        if stop.asked:
+    def request(number: int, frame: Any) -> None:
+        if stop.requested:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.requested = True
 
     previous: dict[int, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, ask)
+            previous[number] = signal.signal(number, request)
     except ValueError:  # not in the main thread: signals are somebody else's
         pass
     try:
@@ -380,36 +376,3 @@ def _stop_politely() -> Iterator[_Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def load_model(path: str | Path) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Load a trained model, the state it carried (row 0), and the checkpoint's metadata, in one line.
-
-    >>> model, state, metadata = load_model("runs/mine")  # doctest: +SKIP
-
-    Args:
-        path: a checkpoint, or a run folder (its best checkpoint).
-
-    Raises:
-        UserError: where there is no such checkpoint, or it is truncated, or of another model.
-    """
-    path = Path(path)
-    if path.is_dir():
-        run = RunFolder.open(path)
-        path = run.best if run.best.exists() else run.last
-    flat, metadata = checkpoint.load(path)
-    tensors = checkpoint.unflatten(flat)
-    try:
-        recipe = recipes.load(None, metadata["recipe"])
-        task = tasks.build(recipe.task)
-        model = recipes.build_model(recipe, task)
-        model.load_state_dict(tensors["model"])
-        state = model.core.initial_state(1)
-        if "state" in tensors:  # an agent starts each episode afresh
-            state = state_from_dict(state, tensors["state"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} holds another model than its recipe says ({reason}); choose another checkpoint."
-        ) from error
-    return model.eval(), map_state(lambda tensor: tensor[:1], state), metadata

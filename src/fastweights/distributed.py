@@ -1,7 +1,7 @@
-"""Several processes that train one model together, started by torchrun; without it, a group of one.
+"""Data-parallel training by several processes, started by torchrun; without it, a group of one.
 
-The recipe's rows are shared out: each process reads its own rows of the same streams and carries their state. So the
-number of processes changes the speed and, but for rounding, nothing else, and a run saved by two goes on with four.
+Each process has a shard of the batch: its own rows of the same streams, and their state. The result is that of a single
+process up to rounding, and a run saved by two processes resumes with four.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastweights.errors import UserError
 
 
 class Group:
-    """The processes of a training: who this one is, and the few things they do together.
+    """The processes of a training: this one's rank, and the collective operations.
 
     Args:
         rank: this process's number.
@@ -31,23 +31,24 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process keeps the run folder and speaks."""
+        """Whether this process writes the run folder and prints."""
         return self.rank == 0
 
-    def share_of(self, rows: int) -> slice:
-        """The rows that this process reads.
+    def shard(self, batch_size: int) -> slice:
+        """This process's rows of the batch.
 
         Raises:
-            UserError: where the rows cannot be shared out evenly.
+            UserError: where the batch cannot be divided evenly.
         """
-        if rows % self.size:
+        if batch_size % self.size:
             raise UserError(
-                f"{rows} rows cannot be shared evenly by {self.size} processes; set training.rows to a multiple of it."
+                f"A batch of {batch_size} cannot be divided evenly among {self.size} processes; "
+                "set training.batch_size to a multiple of it."
             )
-        each = rows // self.size
+        each = batch_size // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def total(self, *numbers: float) -> list[float]:
+    def all_reduce_sum(self, *numbers: float) -> list[float]:
         """The sums of numbers over all processes."""
         if self.size == 1:
             return list(numbers)
@@ -55,31 +56,31 @@ class Group:
         distributed.all_reduce(tensor)
         return tensor.tolist()
 
-    def largest(self, number: float) -> float:
-        """The largest of all processes' numbers."""
+    def all_reduce_max(self, number: float) -> float:
+        """The largest number of all processes."""
         if self.size == 1:
             return number
         tensor = torch.tensor(number, dtype=torch.float64, device=self.device)
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return tensor.item()
 
-    def all_rows(self, share: Tensor) -> Tensor:
-        """The rows of all processes `[B, …]`, from each one's own."""
+    def all_gather(self, shard: Tensor) -> Tensor:
+        """The rows of all processes `[B, …]`, from each one's shard."""
         if self.size == 1:
-            return share
-        parts = [torch.empty_like(share) for _ in range(self.size)]
-        distributed.all_gather(parts, share.contiguous())
+            return shard
+        parts = [torch.empty_like(shard) for _ in range(self.size)]
+        distributed.all_gather(parts, shard.contiguous())
         return torch.cat(parts)
 
-    def wait(self) -> None:
-        """Wait until all processes are here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextmanager
 def join(device: str = "cpu") -> Iterator[Group]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
+    """Join the process group of torchrun, where there is one, and leave it at the end.
 
     Args:
         device: "cpu", or "cuda" for the graphics card of this process's number.

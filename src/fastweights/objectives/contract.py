@@ -1,0 +1,218 @@
+"""The contract of objectives: the item of a training step, its loss, its metrics, and the evaluation of a split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from fastweights.distributed import Group
+from fastweights.errors import UserError
+from fastweights.tasks import Interface, Source, Task
+
+BAR = 20  # characters of a full bar in a table
+
+
+class Metric(NamedTuple):
+    """A metric by its name in records; label and format for people.
+
+    >>> Metric("answer_accuracy", "answers", "{:.1%}", higher_is_better=True).show(0.25)
+    'answers 25.0%'
+    """
+
+    name: str
+    label: str
+    format: str
+    higher_is_better: bool = False
+
+    def show(self, value: float) -> str:
+        """Label and value."""
+        return f"{self.label} {self.format.format(value)}"
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Whether a value is better than another, or than none."""
+        return than is None or (value > than if self.higher_is_better else value < than)
+
+    def reaches(self, value: float, target: float) -> bool:
+        """Whether a value is as good as a target."""
+        return value >= target if self.higher_is_better else value <= target
+
+
+LOSS = Metric("loss", "loss", "{:.3f}")
+
+
+class Sums:
+    """Additive statistics of many steps, on the device where they were computed; metrics are ratios of them."""
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
+        self.values = dict(values or {})
+
+    def add(self, values: Mapping[str, Tensor], decay: float = 1.0) -> None:
+        """Multiply what was summed by `decay` and add the statistics of a step; vectors grow as needed."""
+        for name, value in values.items():
+            old = self.values.get(name)
+            if old is None:
+                self.values[name] = value.double()
+                continue
+            if old.ndim and len(old) != len(value):
+                size = max(len(old), len(value))
+                old, value = pad(old, (0, size - len(old))), pad(value, (0, size - len(value)))
+            self.values[name] = (old if decay == 1.0 else old * decay) + value
+
+    def all_reduce(self, group: Group) -> Sums:
+        """The sums over all processes of a group."""
+        if group.size == 1:
+            return self
+        reduced = {}
+        for name in sorted(self.values):
+            value = self.values[name]
+            size = int(group.all_reduce_max(value.numel()))
+            total = group.all_reduce_sum(*pad(value.flatten(), (0, size - value.numel())).tolist())
+            reduced[name] = torch.tensor(total if value.ndim else total[0], dtype=torch.float64)
+        return Sums(reduced)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums as plain numbers, exactly."""
+        return {name: value.tolist() for name, value in self.values.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the sums."""
+        self.values = {name: torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
+
+
+class Step(NamedTuple):
+    """The result of a training step before the gradient.
+
+    loss is the scalar to minimise; state is carried to the next step, or None; sums are additive statistics; count is
+    the number of the objective's units; inputs are the tensors that the model read, for a report where the loss is not
+    finite; lr_scale multiplies the learning rate.
+    """
+
+    loss: Tensor
+    state: Any
+    sums: dict[str, Tensor]
+    count: int
+    inputs: dict[str, Tensor]
+    lr_scale: float = 1.0
+
+
+class Objective(ABC):
+    """The base of all objectives."""
+
+    task_type: ClassVar[type[Task]]
+    """The tasks on which it can be trained."""
+    headline: ClassVar[Metric]
+    """The metric by which models are compared: early stopping, the best checkpoint, sweeps and reports."""
+    progress: ClassVar[tuple[Metric, ...]]
+    """The metrics of the progress bar."""
+    unit: ClassVar[str]
+    """The unit of a step's count."""
+    data_parallel: ClassVar[bool] = True
+    """Whether several processes can train together."""
+    model_builder: ClassVar[Callable[..., nn.Module]]
+    """Builds a model from what the interface gives and the options under `model` in a recipe."""
+
+    def check(self, task: Task, model: nn.Module, steps: int = 0) -> None:
+        """Refuse a task or a core that does not fit.
+
+        Raises:
+            UserError: saying what is missing.
+        """
+        if not isinstance(task, self.task_type):
+            raise UserError(
+                f"The objective {type(self).__name__} needs a {self.task_type.__name__}, and {type(task).__name__} is "
+                "none; leave objective out of the recipe for the task's own."
+            )
+        core = model.core
+        for name in task.required_arguments:
+            if name not in core.supported_arguments:
+                raise UserError(
+                    f"{type(task).__name__} needs a core that supports {name}, and {type(core).__name__} does not; "
+                    "choose another core."
+                )
+
+    @abstractmethod
+    def build_model(self, options: Mapping[str, Any], interface: Interface) -> nn.Module:
+        """Build a model from a recipe's `model` part, with the sizes of the interface.
+
+        Raises:
+            UserError: where an option does not exist or a value is of the wrong kind.
+        """
+
+    @abstractmethod
+    def example(self, interface: Interface) -> Tensor:
+        """The smallest input of a model: one row, one step."""
+
+    @abstractmethod
+    def source(self, task: Any, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:
+        """The items of training.
+
+        Raises:
+            UserError: where files are missing.
+        """
+
+    @abstractmethod
+    def step(self, model: nn.Module, task: Any, item: Any, state: Any, group: Group) -> Step:
+        """The loss and the statistics of one item, on the group's device."""
+
+    @abstractmethod
+    def metrics(self, sums: Sums) -> dict[str, Any]:
+        """Metrics from sums over steps; those of the training record."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: nn.Module,
+        task: Any,
+        data: str | None,
+        split: str,
+        batch_size: int,
+        state: Any = None,
+        *,
+        episodes: int | None = None,
+        on_progress: Callable[[int], None] = lambda count: None,
+    ) -> dict[str, Any]:
+        """Evaluate a model on a split: its metrics, the headline metric among them.
+
+        Args:
+            model: the model.
+            task: the task.
+            data: the directory of the task's files, or None for generated data.
+            split: "valid" or "test".
+            batch_size: rows evaluated side by side.
+            state: the state to start from, of one row; None for the initial state.
+            episodes: episodes of each environment, for agents alone.
+            on_progress: called with the number of units after each batch.
+
+        Raises:
+            UserError: where the split does not exist or an argument has no meaning for the objective.
+        """
+
+    def validate(self, model: nn.Module, task: Any, data: str | None, batch_size: int, state: Any) -> dict[str, Any]:
+        """The evaluation in training: of the split "valid"."""
+        return self.evaluate(model, task, data, "valid", batch_size, state)
+
+    def evaluation_counts(self, task: Any, data: str | None, split: str) -> dict[str, int]:
+        """The size of a split; its units under the name of `unit`, where it is known."""
+        return {}
+
+    @abstractmethod
+    def table(self, metrics: Mapping[str, Any], task: Any) -> list[list[str]]:
+        """An evaluation as the lines of a table for people, headings first."""
+
+    def locate(self, inputs: Mapping[str, Tensor]) -> str:
+        """Where a step's inputs come from, in a few words."""
+        return "an item of training"
+
+
+def bar(fraction: float) -> str:
+    """A bar of a table.
+
+    >>> bar(0.25)
+    '█████'
+    """
+    return "█" * max(0, round(BAR * fraction))

@@ -1,0 +1,93 @@
+"""A recipe's parts, built once: task, objective, interface and model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fastweights import specs, tasks
+from fastweights.cores import CORES, Core, state_size
+from fastweights.errors import UserError
+from fastweights.objectives import OBJECTIVES, Objective
+from fastweights.recipes.options import Recipe
+from fastweights.tasks import Interface, Task
+from fastweights.tasks.contract import interface_from_dict
+
+
+class Assembly(NamedTuple):
+    """A recipe and the parts that it describes."""
+
+    recipe: Recipe
+    task: Task
+    objective: Objective
+    interface: Interface
+    model: nn.Module
+
+
+def assemble(recipe: Recipe, data: str | None = None, interface: Interface | None = None) -> Assembly:
+    """Build a recipe's parts, with weights by its seed.
+
+    Args:
+        recipe: the recipe.
+        data: the directory of the task's files, or None for generated data.
+        interface: that of a trained model; None for the task's own.
+
+    Raises:
+        UserError: where a part cannot be built or parts do not fit.
+    """
+    task = tasks.build(recipe.task)
+    objective = OBJECTIVES.build(task.objective if recipe.objective is None else recipe.objective)
+    if not isinstance(task, objective.task_type):
+        objective.check(task, nn.Module())
+    if interface is None:
+        interface = task.prepare(data)
+    else:
+        task.restore(interface)
+    torch.manual_seed(recipe.training.seed)
+    model = objective.build_model(recipe.model, interface)
+    objective.check(task, model)
+    _try_model(model, objective.example(interface))
+    return Assembly(recipe, task, objective, interface, model)
+
+
+def _try_model(model: nn.Module, example: torch.Tensor) -> None:
+    """Call a model once: some options are checked only by its first call."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model(example.to(next(model.parameters()).device))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"The recipe's model cannot be called ({error}); change its options.") from error
+
+
+def load_interface(values: Mapping[str, Any]) -> Interface:
+    """The interface in a checkpoint's metadata.
+
+    Raises:
+        KeyError, TypeError: where there is none.
+    """
+    return interface_from_dict(dict(values["interface"]))
+
+
+def model_size(model: nn.Module) -> tuple[int, int]:
+    """The number of a model's weights, and of the elements in one row's state.
+
+    >>> from fastweights import recipes
+    >>> model_size(recipes.assemble(recipes.load("catbabi-qa/fwm")).model)
+    (683745, 33280)
+    """
+    return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
+
+
+def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:
+    """The classes of a recipe's task, objective and core."""
+
+    def name(spec: Any) -> Any:
+        return spec if isinstance(spec, str) else spec.get("type")
+
+    task = tasks.TASKS.find(name(recipe.task))
+    objective = OBJECTIVES.find(name(task.objective if recipe.objective is None else recipe.objective))
+    default = specs.options_of(objective.model_builder)["core"].default
+    return task, objective, CORES.find(name(recipe.model.get("core", default)))

@@ -1,0 +1,112 @@
+"""A trained model, loaded from a checkpoint in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from fastweights import recipes, specs
+from fastweights.cores.contract import map_state, state_from_dict
+from fastweights.data.vocabulary import Vocabulary
+from fastweights.errors import UserError
+from fastweights.recipes import Assembly
+from fastweights.tasks import Interface
+from fastweights.training import checkpoint
+from fastweights.training.runs import RunFolder
+
+
+class TrainedModel(NamedTuple):
+    """A model in eval mode, the state that it carried out of training (one row), and what its numbers mean."""
+
+    model: nn.Module
+    state: Any
+    metadata: dict[str, Any]
+    interface: Interface
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary: `encode(text)` gives tokens, `decode(tokens)` words.
+
+        Raises:
+            UserError: where the model is an agent.
+        """
+        if not isinstance(self.interface, Vocabulary):
+            raise UserError("The model is an agent, which has no vocabulary; load a token model.")
+        return self.interface
+
+
+def load_model(path: str | Path, *, trust: bool = False) -> TrainedModel:
+    """Load a trained model.
+
+    >>> model, state, metadata, vocabulary = load_model("runs/mine")  # doctest: +SKIP
+    >>> tokens = torch.from_numpy(vocabulary.encode("mary went home . where is mary ?"))  # doctest: +SKIP
+
+    Args:
+        path: a checkpoint, or a run folder (its best checkpoint).
+        trust: import code outside the package that the checkpoint names (an own core, task or objective).
+
+    Raises:
+        UserError: where there is no such checkpoint, it is truncated, it is of another model, or it names code outside
+            the package and `trust` is False.
+    """
+    path = checkpoint_of(path)
+    flat, metadata = checkpoint.load(path)
+    assembly = assemble_from(path, metadata, trust=trust)
+    try:
+        tensors = checkpoint.unflatten(flat)
+        weights = tensors["model"] | tensors.get("average", {})
+        assembly.model.load_state_dict(weights)
+        state = assembly.model.core.initial_state(1)
+        if "state" in tensors:
+            state = state_from_dict(state, tensors["state"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _other_model(path, error) from error
+    return TrainedModel(
+        assembly.model.eval(), map_state(lambda tensor: tensor[:1], state), metadata, assembly.interface
+    )
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """The checkpoint itself, or a run folder's best one, or its last where no validation was made yet."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    run = RunFolder.open(path)
+    return run.best if run.best.exists() else run.last
+
+
+def assemble_from(path: Path, metadata: dict[str, Any], overrides: tuple[str, ...] = (), *, trust: bool) -> Assembly:
+    """The parts that a checkpoint's metadata describe, with overrides of the recipe.
+
+    Raises:
+        UserError: where they cannot be built, or name code outside the package and `trust` is False.
+    """
+    if not {"recipe", "interface"} <= metadata.keys():
+        raise UserError(f"{path} does not say which model it holds; choose another checkpoint.")
+    refuse_outside_code(path, metadata["recipe"], trust)
+    try:
+        recipe = recipes.load(metadata["recipe"], overrides)
+        return recipes.assemble(recipe, interface=recipes.load_interface(metadata))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _other_model(path, error) from error
+
+
+def refuse_outside_code(path: Path, recipe: Any, trust: bool) -> None:
+    """Refuse a recipe out of a file that names code outside the package.
+
+    Raises:
+        UserError: where it does and `trust` is False.
+    """
+    outside = specs.import_paths(recipe)
+    if outside and not trust:
+        raise UserError(
+            f"{path} names code outside the package ({', '.join(outside)}), which loading it would run; if you trust "
+            "it, give --trust (in Python: trust=True)."
+        )
+
+
+def _other_model(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{path} holds another model than its recipe says ({reason}); choose another checkpoint.")
