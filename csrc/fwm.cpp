@@ -266,7 +266,7 @@ struct Row {
     if (c) return a.starts + (std::size_t(b) * (chunks - 1) + c - 1) * M::SIZE;
     return a.memory ? a.memory + b * M::SIZE : nullptr;
   }
-  FW_INLINE bool passes(int t) const { return !a.valid || a.valid[b * T + first + t]; }
+  FW_INLINE bool passes(int t) const { return !a.mask || a.mask[b * T + first + t]; }
   FW_INLINE bool reset(int t) const { return a.resets && a.resets[b * T + first + t]; }
   FW_INLINE float strength(int t) const {
     return passes(t) ? a.beta[b * a.beta_row + (first + t) * a.beta_step] : 0.f;
@@ -301,7 +301,7 @@ struct Row {
       store<WIDTH>(gram + i, load<WIDTH>(similar1 + i) * load<WIDTH>(similar2 + i));
     reads = 0;
     for (int t = 0; t < steps; ++t)
-      if (!a.reads || a.reads[b * T + from + t]) where[reads++] = t;
+      if (!a.output_mask || a.output_mask[b * T + from + t]) where[reads++] = t;
   }
 
   void similarities(int count, const float* x, const float* y, float* first_half, float* second_half) {
@@ -355,7 +355,7 @@ struct Row {
         std::memcpy(a.written + place(0) * D, delta, sizeof(float) * steps * D);
         std::memcpy(a.factors + place(0), factors, sizeof(float) * steps);
       }
-      if (a.reads)
+      if (a.output_mask)
         for (int t = 0; t < steps; ++t) std::memset(a.outputs + out(t) * D, 0, sizeof(float) * D);
       if (reads) answer(empty ? nullptr : F, delta, n, e, y, halves);
       for (int t = 0; t < steps; ++t) {
@@ -488,7 +488,7 @@ struct Row {
       }
 
       // the reads, last hop first
-      if (a.reads || !reads)
+      if (a.output_mask || !reads)
         for (int t = 0; t < steps; ++t) {
           std::memset(a.d_n + out(t) * D, 0, sizeof(float) * D);
           std::memset(a.d_e + out(t) * D * hops, 0, sizeof(float) * D * hops);

@@ -13,7 +13,7 @@ struct LSTMArguments {
   const int64_t* tokens;
   int64_t tokens_row, tokens_step;
   const float *weight, *hidden, *cell;  // [4 H, H], [B, H], [B, H]
-  const bool *valid, *resets;           // [B, T], or null
+  const bool *mask, *resets;           // [B, T], or null
   float *hiddens, *last_hidden, *last_cell;  // [T, B, H], [B, H], [B, H]
   float *cells, *gates;                      // [T, B, H], [T, B, 4 H]: what the gradient needs, or null
   const float* d_hiddens;                    // [B, T, H], or null
@@ -32,7 +32,7 @@ struct FWMArguments {
   int64_t B, T, d, hops, chunk, threads;
   const float *k1, *k2, *v, *beta, *n, *e;
   int64_t k1_row, k1_step, k2_row, k2_step, v_row, v_step, beta_row, beta_step, n_row, n_step, e_row, e_step;
-  const bool *reads, *valid, *resets;  // [B, T], or null
+  const bool *output_mask, *mask, *resets;  // [B, T], or null
   const float* memory;                 // [B, d, d, d], or null where it is empty
   float *outputs, *last_memory;        // [T, B, d], [B, d, d, d]
   // what the gradient needs, or null: each later chunk's first memory [B, chunks - 1, d, d, d]; v_old, delta [B, T, d];
@@ -63,7 +63,7 @@ struct FWLSTMArguments {
   int64_t input_row, input_step;
   const float *weight, *gates_gain, *gates_bias, *cell_gain, *cell_bias;  // [4 H, H], [4 H], [4 H], [H], [H]
   const float *hidden, *cell, *memory;                                    // [B, H], [B, H], [B, H, H] or null
-  const bool *valid, *resets;                                             // [B, T], or null
+  const bool *mask, *resets;                                             // [B, T], or null
   float *hiddens, *last_hidden, *last_cell, *last_memory;                 // [B, T, H], [B, H], [B, H], [B, H, H]
   float *before, *gates, *moments, *totals, *candidates, *cells;  // [K, B, ...]: 4 P, 4 P, 4, P, P, P
   float *keys, *starts;                                           // [B, N, P]; [B, chunks - 1, H, H] where kept
@@ -80,7 +80,7 @@ struct FWRNNArguments {
   int64_t input_row, input_step;
   const float *weight, *gain, *bias;          // [H, H], [H], [H]
   const float *hidden, *memory;               // [B, H], [B, H, H]
-  const bool *valid, *resets;                 // [B, T], or null
+  const bool *mask, *resets;                 // [B, T], or null
   float *hiddens, *last_hidden, *last_memory;  // [B, T, H], [B, H], [B, H, H]
   float *sums, *moments, *queries;            // [K, B, S, P], [K, B, S, 2], [B, K, S, P]
   float *keys, *starts;                       // [B, N, P]; [B, chunks - 1, H, H] where kept

@@ -32,7 +32,7 @@ struct Rows {
     if (a.tokens) return a.gate_inputs + a.tokens[b * a.tokens_row + t * a.tokens_step] * a.input_row;
     return a.gate_inputs + b * a.input_row + t * a.input_step;
   }
-  bool passes(int64_t b, int t) const { return !a.valid || a.valid[b * T + t]; }
+  bool passes(int64_t b, int t) const { return !a.mask || a.mask[b * T + t]; }
   bool reset(int64_t b, int t) const { return a.resets && a.resets[b * T + t]; }
 };
 

@@ -117,11 +117,11 @@ inline void normalize_backward(const float* d_y, const float* x, Moments m, cons
 
 // What counts how much in one row: the steps that pass, the resets, the powers of the decay.
 struct Row {
-  const bool *valid, *resets;  // [T], or null
+  const bool *mask, *resets;  // [T], or null
   const float* powers;         // decay^n
   float rate;
 
-  bool passes(int t) const { return !valid || valid[t]; }
+  bool passes(int t) const { return !mask || mask[t]; }
   bool reset(int t) const { return resets && resets[t]; }
 
   // How much the writes of steps begin..t count in what is read at t; returns how much what was there before does.
@@ -316,7 +316,7 @@ struct Recurrence {
     return !a.memory || fit >= ROWS_AT_ONCE ? ROWS_AT_ONCE : larger(1, int(fit));
   }
   Row row(int64_t b) const {
-    return {a.valid ? a.valid + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
+    return {a.mask ? a.mask + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
   }
   // where a step's values are: [T or 1, B, ...], for a block of rows in one piece
   std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }

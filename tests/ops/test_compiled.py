@@ -85,7 +85,7 @@ def test_the_lstm_equals_the_reference(sizes, H, masked):
 def test_the_memory_equals_the_reference_at_any_length_with_any_masks(sizes, d, shares, seed):
     torch.manual_seed(seed)
     B, T, N = sizes
-    names = ("reads", "valid", "resets")
+    names = ("output_mask", "mask", "resets")
     masks = {name: torch.rand(B, T) < share for name, share in zip(names, shares, strict=True) if share is not None}
     assert_as_exact_as_float32_can_be("fwm", some_inputs(B, T, d, d, d, N), write_scale=1 / d, **masks)
 
@@ -131,7 +131,7 @@ def test_saturated_keys_are_as_exact_as_the_reference(write_scale):
     with torch.no_grad():
         for index in (0, 1):
             inputs[index].copy_(inputs[index].sign())
-    options = {"write_scale": write_scale, "reads": torch.rand(2, 200) < 0.2}
+    options = {"write_scale": write_scale, "output_mask": torch.rand(2, 200) < 0.2}
     truth, definition, found = truth_definition_and_compiled("fwm", inputs, **options)
     for what in truth:
         assert found[what].isfinite().all(), what
@@ -237,7 +237,7 @@ def test_custom_operators_keep_torchs_rules(masked):
     table = torch.randn(V, 4 * H, requires_grad=True)
     tokens = torch.randint(V, (B, T))
     state = [x.detach().requires_grad_() for x in (torch.randn(4 * H, H) / 4, hidden, cell)]
-    mask = [masks.get(name) for name in ("valid", "resets")]
+    mask = [masks.get(name) for name in ("mask", "resets")]
     torch.library.opcheck(torch.ops.fastweights.lstm_cpu, (table, *state, *mask, tokens, True))
     inputs = some_inputs(B, T, 8, 8, 8, 2, dtype=torch.float32)
     inputs[-1] = inputs[-1].detach().flatten(1, 2).requires_grad_()

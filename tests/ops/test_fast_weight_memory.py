@@ -60,8 +60,8 @@ def some_inputs(
 
 def some_masks(B: int, T: int) -> dict[str, Tensor]:
     return {
-        "reads": torch.rand(B, T) < 0.3,
-        "valid": torch.rand(B, T) < 0.8,
+        "output_mask": torch.rand(B, T) < 0.3,
+        "mask": torch.rand(B, T) < 0.8,
         "resets": torch.rand(B, T) < 0.05,
     }
 
@@ -124,8 +124,8 @@ def test_a_fact_is_answered_through_a_chain(backend):
 def test_gradients_are_the_derivatives(backend, pairing):
     inputs = some_inputs(2, 4, 2, 3, 2, 2, pairing)
     masks = {
-        "reads": torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0]]).bool(),
-        "valid": torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]]).bool(),
+        "output_mask": torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0]]).bool(),
+        "mask": torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]]).bool(),
         "resets": torch.tensor([[0, 0, 0, 0], [0, 0, 1, 0]]).bool(),
     }
     for options in ({}, masks):
@@ -140,8 +140,8 @@ def test_gradients_are_the_derivatives(backend, pairing):
 def test_second_gradients_are_the_second_derivatives(backend, pairing):
     inputs = some_inputs(2, 3, 2, 2, 2, 2, pairing)
     masks = {
-        "reads": torch.tensor([[1, 0, 1], [0, 1, 1]]).bool(),
-        "valid": torch.tensor([[1, 1, 0], [1, 1, 1]]).bool(),
+        "output_mask": torch.tensor([[1, 0, 1], [0, 1, 1]]).bool(),
+        "mask": torch.tensor([[1, 1, 0], [1, 1, 1]]).bool(),
         "resets": torch.tensor([[0, 0, 0], [0, 0, 1]]).bool(),
     }
     assert torch.autograd.gradgradcheck(
@@ -166,7 +166,7 @@ def test_equals_the_reference(backend, pairing, sizes, masked):
 
 
 @every_fast_backend
-@pytest.mark.parametrize("mask", ["reads", "valid", "resets"])
+@pytest.mark.parametrize("mask", ["output_mask", "mask", "resets"])
 def test_equals_the_reference_with_one_mask(backend, mask):
     inputs = some_inputs(5, 90, 4, 4, 4, 3)
     masks = some_masks(5, 90)
@@ -204,7 +204,7 @@ def test_equals_the_reference_at_any_size_with_any_masks(backend, data):
     pairing = data.draw(st.sampled_from(sorted(PAIRINGS)), label="pairing")
     inputs = some_inputs(B, T, S, R, V, N, pairing)
     masks = {}
-    for name in ("reads", "valid", "resets"):
+    for name in ("output_mask", "mask", "resets"):
         share = data.draw(st.sampled_from([None, 0.0, 0.05, 0.5, 0.95, 1.0]), label=name)
         if share is not None:
             masks[name] = torch.rand(B, T) < share
@@ -226,9 +226,9 @@ def test_saturated_keys_in_float32_are_as_exact_as_the_reference(backend, write_
             inputs[index].copy_(inputs[index].sign())
     inputs32 = [x.detach().float().requires_grad_() for x in inputs]
     inputs64 = [x.detach().double().requires_grad_() for x in inputs32]
-    reads = torch.rand(B, T) < 0.2
+    output_mask = torch.rand(B, T) < 0.2
     truth, definition, fast = (
-        results(x, name, write_scale=write_scale, reads=reads)
+        results(x, name, write_scale=write_scale, output_mask=output_mask)
         for x, name in ((inputs64, "reference"), (inputs32, "reference"), (inputs32, backend))
     )
     for what in truth:
@@ -321,18 +321,18 @@ def test_rows_are_independent(backend):
 @every_backend
 def test_answers_are_zero_where_none_are_read(backend):
     inputs = some_inputs(2, 50, 4, 4, 4, 2)
-    reads = torch.rand(2, 50) < 0.3
-    y, memory = fast_weight_memory(*inputs, reads=reads, backend=backend)
+    output_mask = torch.rand(2, 50) < 0.3
+    y, memory = fast_weight_memory(*inputs, output_mask=output_mask, backend=backend)
     y_everywhere, memory_everywhere = fast_weight_memory(*inputs, backend=backend)
-    assert (y[~reads] == 0).all()
-    assert_near(y[reads], y_everywhere[reads])
+    assert (y[~output_mask] == 0).all()
+    assert_near(y[output_mask], y_everywhere[output_mask])
     assert_near(memory, memory_everywhere)
 
 
 @every_backend
 def test_no_reads_anywhere(backend):
     inputs = some_inputs(2, 50, 4, 4, 4, 2)
-    found = results(inputs, backend, reads=torch.zeros(2, 50, dtype=torch.bool))
+    found = results(inputs, backend, output_mask=torch.zeros(2, 50, dtype=torch.bool))
     assert (found["answers"] == 0).all()
     assert (found["gradient of first_queries"] == 0).all()
     assert (found["gradient of second_queries"] == 0).all()
@@ -344,9 +344,9 @@ def test_no_reads_anywhere(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_padding_leaves_the_memory_to_the_bit(backend, dtype):
     inputs = some_inputs(3, 50, 4, 4, 4, 2, dtype=dtype)  # the last row's norm is above 1
-    valid = torch.ones(3, 50, dtype=torch.bool)
-    valid[1:] = False
-    _, memory = fast_weight_memory(*inputs, valid=valid, backend=backend)
+    mask = torch.ones(3, 50, dtype=torch.bool)
+    mask[1:] = False
+    _, memory = fast_weight_memory(*inputs, mask=mask, backend=backend)
     assert torch.equal(memory[1:], inputs[-1][1:])
     assert not torch.equal(memory[0], inputs[-1][0])
 
@@ -432,7 +432,7 @@ def test_a_wrong_shape_is_named(index):
         fast_weight_memory(*inputs)
 
 
-@pytest.mark.parametrize("mask", ["reads", "valid", "resets"])
+@pytest.mark.parametrize("mask", ["output_mask", "mask", "resets"])
 def test_a_wrong_mask_is_named(mask):
     inputs = some_inputs(2, 5, 4, 3, 4, 2)
     with pytest.raises(ValueError, match=rf"{mask} has shape \[2, 4\]"):

@@ -40,7 +40,7 @@ def some_inputs(op: str, B: int, T: int, H: int, dtype=torch.float64) -> list[Te
 
 
 def some_masks(B: int, T: int) -> dict[str, Tensor]:
-    return {"valid": torch.rand(B, T) < 0.8, "resets": torch.rand(B, T) < 0.1}
+    return {"mask": torch.rand(B, T) < 0.8, "resets": torch.rand(B, T) < 0.1}
 
 
 def results(op: str, inputs: list[Tensor], **options) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def assert_same_results(found: dict[str, Tensor], expected: dict[str, Tensor], t
 
 
 TINY_MASKS = {
-    "valid": torch.tensor([[1, 1, 0], [1, 0, 1]]).bool(),
+    "mask": torch.tensor([[1, 1, 0], [1, 0, 1]]).bool(),
     "resets": torch.tensor([[0, 1, 0], [0, 0, 1]]).bool(),
 }
 
@@ -95,15 +95,15 @@ def test_equals_the_reference(op, sizes, masked):
 @settings(max_examples=12)
 @given(
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(3, 9)),
-    valid_share=st.sampled_from([None, 0.0, 0.5, 1.0]),
+    mask_share=st.sampled_from([None, 0.0, 0.5, 1.0]),
     reset_share=st.sampled_from([None, 0.0, 0.2]),
     chunk=st.sampled_from([None, 1, 2, 7]),
     seed=st.integers(0, 2**31),
 )
-def test_equals_the_reference_at_any_size_with_any_masks(op, sizes, valid_share, reset_share, chunk, seed):
+def test_equals_the_reference_at_any_size_with_any_masks(op, sizes, mask_share, reset_share, chunk, seed):
     torch.manual_seed(seed)
     inputs = some_inputs(op, *sizes)
-    shares = {"valid": valid_share, "resets": reset_share}
+    shares = {"mask": mask_share, "resets": reset_share}
     masks = {name: torch.rand(*sizes[:2]) < share for name, share in shares.items() if share is not None}
     expected = results(op, inputs, backend="reference", **masks)
     assert_same_results(results(op, inputs, chunk=chunk, **masks), expected, tolerance=1e-9)
@@ -166,7 +166,7 @@ def test_the_fast_weights_are_the_sum_of_what_was_written():
         ("fw-lstm", {"gate_inputs": torch.zeros(2, 0, 12)}, "sequence is empty"),
         ("fw-rnn", {"inner_steps": 0}, "inner_steps is 0"),
         ("fw-rnn", {"backend": "fast"}, 'no backend "fast"'),
-        ("fw-lstm", {"valid": torch.ones(2, 4)}, "a mask must be torch.bool"),
+        ("fw-lstm", {"mask": torch.ones(2, 4)}, "a mask must be torch.bool"),
     ],
 )
 def test_what_does_not_fit_is_refused(op, wrong, message):

@@ -23,7 +23,7 @@ def some_inputs(B: int, T: int, H: int, dtype=torch.float64) -> list[Tensor]:
 
 
 def some_masks(B: int, T: int) -> dict[str, Tensor]:
-    return {"valid": torch.rand(B, T) < 0.8, "resets": torch.rand(B, T) < 0.1}
+    return {"mask": torch.rand(B, T) < 0.8, "resets": torch.rand(B, T) < 0.1}
 
 
 def results(inputs: list[Tensor], backend: str, create_graph: bool = False, **masks) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ def assert_like_the_reference(inputs: list[Tensor], backend: str, **masks) -> No
 
 
 TINY_MASKS = {
-    "valid": torch.tensor([[1, 1, 0], [1, 0, 1]]).bool(),
+    "mask": torch.tensor([[1, 1, 0], [1, 0, 1]]).bool(),
     "resets": torch.tensor([[0, 1, 0], [0, 0, 1]]).bool(),
 }
 
@@ -88,14 +88,14 @@ def test_equals_the_reference(backend, sizes, masked):
 @settings(max_examples=25)
 @given(
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 30), st.integers(1, 9)),
-    valid_share=st.sampled_from([None, 0.0, 0.5, 1.0]),
+    mask_share=st.sampled_from([None, 0.0, 0.5, 1.0]),
     reset_share=st.sampled_from([None, 0.0, 0.2, 1.0]),
     seed=st.integers(0, 2**31),
 )
-def test_equals_the_reference_at_any_size_with_any_masks(backend, sizes, valid_share, reset_share, seed):
+def test_equals_the_reference_at_any_size_with_any_masks(backend, sizes, mask_share, reset_share, seed):
     torch.manual_seed(seed)
     inputs = some_inputs(*sizes)
-    shares = {"valid": valid_share, "resets": reset_share}
+    shares = {"mask": mask_share, "resets": reset_share}
     masks = {name: torch.rand(*sizes[:2]) < share for name, share in shares.items() if share is not None}
     assert_like_the_reference(inputs, backend, **masks)
 
@@ -147,9 +147,9 @@ def test_saturated_gates_stay_finite(backend):
 @every_backend
 def test_padding_leaves_the_state_to_the_bit(backend):
     inputs = some_inputs(3, 20, 4)
-    valid = torch.ones(3, 20, dtype=torch.bool)
-    valid[1:] = False
-    _, hidden, cell = lstm(*inputs, valid=valid, backend=backend)
+    mask = torch.ones(3, 20, dtype=torch.bool)
+    mask[1:] = False
+    _, hidden, cell = lstm(*inputs, mask=mask, backend=backend)
     assert torch.equal(hidden[1:], inputs[2][1:])
     assert torch.equal(cell[1:], inputs[3][1:])
     assert not torch.equal(hidden[0], inputs[2][0])

@@ -40,14 +40,14 @@ def test_custom_operators_keep_torchs_rules(op, backend, masked):
     B, T = 2, 5
     with CustomOps() as custom_ops:
         if op == "fwm":
-            masks = masks_of(B, T, "reads", "valid", "resets") if masked else {}
+            masks = masks_of(B, T, "output_mask", "mask", "resets") if masked else {}
             outputs = fwm.fast_weight_memory(*some_memory_inputs(B, T, 3, 3, 3, 2), backend=backend, **masks)
         elif op in RECURRENCES:
-            masks = masks_of(B, T, "valid", "resets") if masked else {}
+            masks = masks_of(B, T, "mask", "resets") if masked else {}
             run, _ = RECURRENCES[op]
             outputs = run(*some_recurrence_inputs(op, B, T, 3), chunk=3, backend=backend, **masks)
         else:
-            masks = masks_of(B, T, "valid", "resets") if masked else {}
+            masks = masks_of(B, T, "mask", "resets") if masked else {}
             outputs = lstm.lstm(*some_lstm_inputs(B, T, 3), backend=backend, **masks)
         sum(x.square().sum() for x in outputs if x is not None).backward()
     assert bool(custom_ops.calls) == (backend != "reference")
@@ -62,8 +62,8 @@ def test_custom_operators_keep_torchs_rules(op, backend, masked):
 @pytest.mark.parametrize("masked", [False, True])
 def test_compiles_as_one_graph(backend, masked):
     B, T, H, d = 2, 6, 4, 3
-    masks = masks_of(B, T, "valid", "resets") if masked else {}
-    reads = masks_of(B, T, "reads") if masked else {}
+    masks = masks_of(B, T, "mask", "resets") if masked else {}
+    output_mask = masks_of(B, T, "output_mask") if masked else {}
 
     def model(gate_inputs, weight, hidden, cell, memory):
         h, hidden, cell = lstm.lstm(
@@ -77,7 +77,7 @@ def test_compiles_as_one_graph(backend, masked):
         k1, k2, v, n, e = (h[..., :d] * factor for factor in (0.5, 1.0, 1.5, 2.0, 3.0))
         y, memory = fwm.fast_weight_memory(
             k1, k2, v, h[..., 3].sigmoid(), n, e.unsqueeze(2), memory,
-            backend=backend, **masks, **reads,
+            backend=backend, **masks, **output_mask,
         )  # fmt: skip
         return y, hidden, cell, memory
 

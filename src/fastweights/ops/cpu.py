@@ -45,7 +45,7 @@ class LSTMArguments(_Arguments):
     _fields_ = [
         *_fields("B T H threads", "gate_inputs"),
         *_fields("input_row input_step", "tokens"),
-        *_fields("tokens_row tokens_step", "weight hidden cell valid resets hiddens last_hidden last_cell cells gates"),
+        *_fields("tokens_row tokens_step", "weight hidden cell mask resets hiddens last_hidden last_cell cells gates"),
         *_fields("", "d_hiddens"),
         *_fields("d_hiddens_row d_hiddens_step", "d_gate_inputs d_hidden d_cell"),
     ]
@@ -63,7 +63,9 @@ class FWMArguments(_Arguments):
     _fields_ = [
         *_fields("B T d hops chunk threads", "k1 k2 v beta n e"),
         *_fields("k1_row k1_step k2_row k2_step v_row v_step beta_row beta_step n_row n_step e_row e_step"),
-        *_fields("", "reads valid resets memory outputs last_memory starts old written factors retrieved d_outputs"),
+        *_fields(
+            "", "output_mask mask resets memory outputs last_memory starts old written factors retrieved d_outputs"
+        ),
         *_fields("d_outputs_row d_outputs_step", "d_last_memory d_k1 d_k2 d_v d_beta d_n d_e d_memory"),
     ]
 
@@ -85,7 +87,7 @@ class FWLSTMArguments(_Arguments):
     _fields_ = [
         *_fields("B T H chunk threads keep", numbers="decay rate", pointers="gate_inputs"),
         *_fields("input_row input_step", "weight gates_gain gates_bias cell_gain cell_bias hidden cell memory"),
-        *_fields("", "valid resets hiddens last_hidden last_cell last_memory"),
+        *_fields("", "mask resets hiddens last_hidden last_cell last_memory"),
         *_fields("", "before gates moments totals candidates cells keys starts d_hiddens"),
         *_fields("d_hiddens_row d_hiddens_step has_d_last_memory", "d_gate_inputs d_hidden d_cell d_memory d_norms"),
     ]
@@ -96,7 +98,7 @@ class FWRNNArguments(_Arguments):
 
     _fields_ = [
         *_fields("B T H chunk threads keep inner_steps", numbers="decay rate", pointers="inputs"),
-        *_fields("input_row input_step", "weight gain bias hidden memory valid resets hiddens last_hidden last_memory"),
+        *_fields("input_row input_step", "weight gain bias hidden memory mask resets hiddens last_hidden last_memory"),
         *_fields("", "sums moments queries keys starts d_hiddens"),
         *_fields("d_hiddens_row d_hiddens_step has_d_last_memory", "d_inputs d_hidden d_memory d_norms"),
     ]
@@ -160,7 +162,7 @@ def rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def mask(tensor: Tensor | None) -> Tensor | None:
+def contiguous_mask(tensor: Tensor | None) -> Tensor | None:
     """A mask in one piece."""
     return None if tensor is None else tensor.contiguous()
 

@@ -39,7 +39,7 @@ def fast_weight_lstm(
     *,
     decay: float = 1.0,
     rate: float = 1.0,
-    valid: Tensor | None = None,
+    mask: Tensor | None = None,
     resets: Tensor | None = None,
     chunk: int | None = None,
     backend: str = "auto",
@@ -64,7 +64,7 @@ def fast_weight_lstm(
         memory: A_0 `[B, H, H]`, or None for no fast weights.
         decay: λ.
         rate: η.
-        valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
+        mask: `[B, T]` bool, False at padding: no update, state unchanged.
         resets: `[B, T]` bool, where a row starts from zeros, before that step.
         chunk: after how many steps A is formed (by the backends plain and cpu); None chooses by length
             (`fastweights.ops.outer_product.chunk_length`). The result is the same.
@@ -93,10 +93,10 @@ def fast_weight_lstm(
             "memory": (memory, (B, H, H)),
         }
     )
-    check_masks((B, T), valid=valid, resets=resets)
+    check_masks((B, T), mask=mask, resets=resets)
     tensors = [gate_inputs, recurrent_weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory]
     tensors = in_one_dtype(tensors)
     run = BACKENDS[choose("fw_lstm", BACKENDS, backend, tensors)].run
     with torch.autocast(gate_inputs.device.type, enabled=False):
-        y, *state = run(*tensors, valid, resets, decay, rate, chunk or chunk_length(T, H))
+        y, *state = run(*tensors, mask, resets, decay, rate, chunk or chunk_length(T, H))
     return y.to(gate_inputs.dtype), *state

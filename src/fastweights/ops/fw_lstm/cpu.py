@@ -23,7 +23,7 @@ def _forward(
     hidden: Tensor,
     cell: Tensor,
     memory: Tensor | None,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -33,12 +33,12 @@ def _forward(
     """h_1 … h_T `[B, T, H]`, h_T, c_T, A_T, and what the gradient needs."""
     gate_inputs = cpu.rows(gate_inputs)
     arguments = _arguments(
-        weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, valid, resets, decay, rate,
+        weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, mask, resets, decay, rate,
         gate_inputs.shape[1], chunk, keep_for_backward,
     )  # fmt: skip
     names = ("hiddens", "last_hidden", "last_cell", "last_memory", *_KEPT)
     shapes = _shapes(gate_inputs, memory, chunk, keep_for_backward)
-    everywhere = valid is None or bool(valid.all())
+    everywhere = mask is None or bool(mask.all())
     filled = hidden.new_empty if everywhere else hidden.new_zeros  # padding leaves values unwritten
     outputs = {name: filled(shape) for name, shape in zip(names, shapes, strict=True)}
     arguments.set(gate_inputs=gate_inputs, **outputs)
@@ -62,13 +62,15 @@ def _shapes(gate_inputs: Tensor, memory: Tensor | None, chunk: int, keep: bool) 
 
 
 def _arguments(
-    weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, valid, resets, decay, rate, length,
+    weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, mask, resets, decay, rate, length,
     chunk, keep,
 ) -> cpu.FWLSTMArguments:  # fmt: skip
     """What both directions are told."""
     B, H = hidden.shape
     arguments = cpu.FWLSTMArguments(B=B, T=length, H=H, chunk=min(chunk, length), threads=torch.get_num_threads())
-    arguments.set(keep=int(keep), decay=decay, rate=rate, valid=cpu.mask(valid), resets=cpu.mask(resets))
+    arguments.set(
+        keep=int(keep), decay=decay, rate=rate, mask=cpu.contiguous_mask(mask), resets=cpu.contiguous_mask(resets)
+    )
     arguments.set(weight=weight.contiguous(), hidden=hidden.contiguous(), cell=cell.contiguous())
     arguments.set(gates_gain=gates_gain.contiguous(), gates_bias=gates_bias.contiguous())
     arguments.set(cell_gain=cell_gain.contiguous(), cell_bias=cell_bias.contiguous())
@@ -77,7 +79,7 @@ def _arguments(
 
 
 @_forward.register_fake
-def _(gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, valid, resets, decay,
+def _(gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, mask, resets, decay,
       rate, chunk, keep_for_backward):  # fmt: skip
     found = [hidden.new_empty(shape) for shape in _shapes(gate_inputs, memory, chunk, keep_for_backward)]
     return *found[:4], found[4:] if keep_for_backward else []
@@ -97,7 +99,7 @@ def _backward(
     hidden: Tensor,
     cell: Tensor,
     memory: Tensor | None,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -109,7 +111,7 @@ def _backward(
     """Gradients of the gates' inputs `[B, T, 4·H]`, W, the layer norms, h_0, c_0 and, where it is wanted, A_0."""
     B, T, H = hiddens.shape
     arguments = _arguments(
-        weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, valid, resets, decay, rate, T,
+        weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, mask, resets, decay, rate, T,
         chunk, True,
     )  # fmt: skip
     d_inputs = hidden.new_empty(B, T, 4 * H)
@@ -141,7 +143,7 @@ def _backward(
 
 @_backward.register_fake
 def _(hiddens_gradient, hidden_gradient, cell_gradient, memory_gradient, weight, gates_gain, gates_bias, cell_gain,
-      cell_bias, hidden, cell, memory, valid, resets, decay, rate, chunk, memory_is_wanted, hiddens, kept):  # fmt: skip
+      cell_bias, hidden, cell, memory, mask, resets, decay, rate, chunk, memory_is_wanted, hiddens, kept):  # fmt: skip
     B, T, H = hiddens.shape
     like = [weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell]
     like += [memory] if memory_is_wanted else []
@@ -157,8 +159,8 @@ def _setup_context(ctx, inputs, output):
 @in_full_precision
 def _gradient(ctx, *gradients):
     saved = ctx.saved_tensors
-    inputs, (valid, resets, hiddens), kept = saved[:9], saved[9:12], saved[12:]
-    options = (valid, resets, ctx.decay, ctx.rate)
+    inputs, (mask, resets, hiddens), kept = saved[:9], saved[9:12], saved[12:]
+    options = (mask, resets, ctx.decay, ctx.rate)
     if torch.is_grad_enabled():  # second derivatives are asked for
         found = of_definition(reference, inputs, options, gradients[:4])
     else:

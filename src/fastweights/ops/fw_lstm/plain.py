@@ -31,7 +31,7 @@ def _forward(
     hidden: Tensor,
     cell: Tensor,
     memory: Tensor | None,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -41,8 +41,8 @@ def _forward(
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
     C = min(chunk, T)
-    if valid is not None and bool(valid.all()):
-        valid = None
+    if mask is not None and bool(mask.all()):
+        mask = None
     transposed = weight.T.contiguous()
     before, gates = (hidden.new_empty(T, B, 4 * H) for _ in range(2))  # σ of all four: of ĝ it is not used
     hiddens, cells, sums, candidates = (hidden.new_empty(T, B, H) for _ in range(4))
@@ -52,7 +52,7 @@ def _forward(
     in_time = (gate_inputs.transpose(0, 1), before, gates, hiddens, cells, sums, candidates, keys.transpose(0, 1))
     by_step = _by_step(*in_time)
     h, c = hidden, cell
-    for begin, end, weights in chunks(hidden, T, C, decay, rate, valid, resets):
+    for begin, end, weights in chunks(hidden, T, C, decay, rate, mask, resets):
         if memory is not None:
             here = keys[:, begin:end]
             reads = Reads(here, here.unsqueeze(2), memory, weights)
@@ -76,8 +76,8 @@ def _forward(
             new_c.copy_(normalized)
             torch.mul(o, normalized.relu_(), out=new_h)
             moments.append((*of_gates, *of_cell))
-            if valid is not None:
-                passes = valid[:, t, None]
+            if mask is not None:
+                passes = mask[:, t, None]
                 new_h.copy_(torch.where(passes, new_h, h))
                 new_c.copy_(torch.where(passes, new_c, c))
             h, c = new_h, new_c
@@ -96,7 +96,7 @@ def _by_step(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 @_forward.register_fake
-def _(gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, valid, resets, decay,
+def _(gate_inputs, weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory, mask, resets, decay,
       rate, chunk):  # fmt: skip
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
@@ -121,7 +121,7 @@ def _backward(
     hidden: Tensor,
     cell: Tensor,
     memory: Tensor | None,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -135,8 +135,8 @@ def _backward(
     gates_moments, cell_moments, memories = kept[:2], kept[2:4], [memory, *kept[4:]]
     T, _, H = hiddens.shape
     C = min(chunk, T)
-    if valid is not None and bool(valid.all()):
-        valid = None
+    if mask is not None and bool(mask.all()):
+        mask = None
     d_before, d_gates, d_cells = (torch.empty_like(x) for x in (before, gates, cells))
     previous_cells = torch.cat([cell.unsqueeze(0), cells[:-1]])
     previous = torch.cat([hidden.unsqueeze(0), hiddens[:-1]])
@@ -150,7 +150,7 @@ def _backward(
     d_h = torch.zeros_like(hidden) if hidden_gradient is None else hidden_gradient
     d_c = torch.zeros_like(cell) if cell_gradient is None else cell_gradient
     d_memory = memory_gradient
-    for index, (begin, end, weights) in reversed(list(enumerate(chunks(hidden, T, C, decay, rate, valid, resets)))):
+    for index, (begin, end, weights) in reversed(list(enumerate(chunks(hidden, T, C, decay, rate, mask, resets)))):
         if memory is not None:
             here = keys[:, begin:end]
             reads = ReadsBackward(here, here.unsqueeze(2), memories[index], weights, d_memory)
@@ -160,8 +160,8 @@ def _backward(
             i_and_f, d_i_and_f = (x.narrow(1, 0, 2 * H).view(-1, 2, H) for x in (gate, d_gate))
             if hiddens_gradient is not None:
                 d_h = d_h + hiddens_gradient[t]
-            if valid is not None:
-                passes = valid[:, t, None]
+            if mask is not None:
+                passes = mask[:, t, None]
                 passed_h, passed_c = d_h * ~passes, d_c * ~passes
                 d_h, d_c = d_h * passes, d_c * passes
             torch.mul(d_h, c_relu, out=d_o)
@@ -178,7 +178,7 @@ def _backward(
                 torch.add(d_candidate, aten.threshold_backward(d_key, key, 0), out=d_g)
             d_here.copy_(normalize_backward(d_gate, all_before, *moments_by_step[0][t], gates_gain, gates_bias))
             d_h = d_here @ weight
-            if valid is not None:
+            if mask is not None:
                 d_h, d_c = d_h + passed_h, d_c + passed_c
             if resets is not None:
                 d_h, d_c = d_h * keeps[t], d_c * keeps[t]
@@ -193,7 +193,7 @@ def _backward(
 
 @_backward.register_fake
 def _(hiddens_gradient, hidden_gradient, cell_gradient, memory_gradient, weight, gates_gain, gates_bias, cell_gain,
-      cell_bias, hidden, cell, memory, valid, resets, decay, rate, chunk, memory_is_wanted, hiddens, kept):  # fmt: skip
+      cell_bias, hidden, cell, memory, mask, resets, decay, rate, chunk, memory_is_wanted, hiddens, kept):  # fmt: skip
     like = [kept[0], weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell]
     like += [memory] if memory_is_wanted else []
     return [torch.empty_like(x) for x in like]
@@ -208,8 +208,8 @@ def _setup_context(ctx, inputs, output):
 @in_full_precision
 def _gradient(ctx, *gradients):
     saved = ctx.saved_tensors
-    inputs, (valid, resets, hiddens), kept = saved[:9], saved[9:12], saved[12:]
-    options = (valid, resets, ctx.decay, ctx.rate)
+    inputs, (mask, resets, hiddens), kept = saved[:9], saved[9:12], saved[12:]
+    options = (mask, resets, ctx.decay, ctx.rate)
     in_time, *last = gradients[:4]
     if torch.is_grad_enabled():  # second derivatives are asked for
         y_gradient = None if in_time is None else in_time.transpose(0, 1)

@@ -19,7 +19,7 @@ def reference(
     hidden: Tensor,
     cell: Tensor,
     memory: Tensor | None,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -44,8 +44,8 @@ def reference(
             retrieved = (new_A @ g.unsqueeze(2)).squeeze(2)
         new_c = layer_norm(f * c + i * (g_hat + retrieved).relu(), cell.shape[1:], cell_gain, cell_bias)
         new_h = o * new_c.relu()
-        if valid is not None:
-            passes = valid[:, t, None]
+        if mask is not None:
+            passes = mask[:, t, None]
             new_h, new_c = torch.where(passes, new_h, h), torch.where(passes, new_c, c)
             new_A = None if A is None else torch.where(passes.unsqueeze(-1), new_A, A)
         h, c, A = new_h, new_c, new_A

@@ -37,7 +37,7 @@ def fast_weight_rnn(
     decay: float = 0.95,
     rate: float = 0.5,
     inner_steps: int = 1,
-    valid: Tensor | None = None,
+    mask: Tensor | None = None,
     resets: Tensor | None = None,
     chunk: int | None = None,
     backend: str = "auto",
@@ -58,7 +58,7 @@ def fast_weight_rnn(
         decay: λ.
         rate: η.
         inner_steps: S, at least 1.
-        valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
+        mask: `[B, T]` bool, False at padding: no update, state unchanged.
         resets: `[B, T]` bool, where a row starts from zeros, before that step.
         chunk: after how many steps A is formed (by the backends plain and cpu); None chooses by length
             (`fastweights.ops.outer_product.chunk_length`). The result is the same.
@@ -84,9 +84,9 @@ def fast_weight_rnn(
             "memory": (memory, (B, H, H)),
         }
     )
-    check_masks((B, T), valid=valid, resets=resets)
+    check_masks((B, T), mask=mask, resets=resets)
     tensors = in_one_dtype((inputs, recurrent_weight, gain, bias, hidden, memory))
     run = BACKENDS[choose("fw_rnn", BACKENDS, backend, tensors)].run
     with torch.autocast(inputs.device.type, enabled=False):
-        y, *state = run(*tensors, valid, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
+        y, *state = run(*tensors, mask, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
     return y.to(inputs.dtype), *state

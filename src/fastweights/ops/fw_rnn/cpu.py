@@ -20,7 +20,7 @@ def _forward(
     bias: Tensor,
     hidden: Tensor,
     memory: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -31,12 +31,12 @@ def _forward(
     """h_1 … h_T `[B, T, H]`, h_T, A_T, and what the gradient needs."""
     inputs = cpu.rows(inputs)
     arguments = _arguments(
-        weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, inputs.shape[1], chunk,
+        weight, gain, bias, hidden, memory, mask, resets, decay, rate, inner_steps, inputs.shape[1], chunk,
         keep_for_backward,
     )  # fmt: skip
     names = ("hiddens", "last_hidden", "last_memory", *_KEPT)
     shapes = _shapes(inputs, inner_steps, chunk, keep_for_backward)
-    everywhere = valid is None or bool(valid.all())
+    everywhere = mask is None or bool(mask.all())
     filled = hidden.new_empty if everywhere else hidden.new_zeros  # padding leaves values unwritten
     outputs = {name: filled(shape) for name, shape in zip(names, shapes, strict=True)}
     arguments.set(inputs=inputs, **outputs)
@@ -59,7 +59,7 @@ def _shapes(inputs: Tensor, inner_steps: int, chunk: int, keep: bool) -> list[tu
 
 
 def _arguments(
-    weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, length, chunk, keep
+    weight, gain, bias, hidden, memory, mask, resets, decay, rate, inner_steps, length, chunk, keep
 ) -> cpu.FWRNNArguments:
     """What both directions are told."""
     B, H = hidden.shape
@@ -67,12 +67,12 @@ def _arguments(
     arguments.set(keep=int(keep), inner_steps=inner_steps, decay=decay, rate=rate)
     arguments.set(weight=weight.contiguous(), gain=gain.contiguous(), bias=bias.contiguous())
     arguments.set(hidden=hidden.contiguous(), memory=memory.contiguous())
-    arguments.set(valid=cpu.mask(valid), resets=cpu.mask(resets))
+    arguments.set(mask=cpu.contiguous_mask(mask), resets=cpu.contiguous_mask(resets))
     return arguments
 
 
 @_forward.register_fake
-def _(inputs, weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, chunk, keep_for_backward):
+def _(inputs, weight, gain, bias, hidden, memory, mask, resets, decay, rate, inner_steps, chunk, keep_for_backward):
     found = [hidden.new_empty(shape) for shape in _shapes(inputs, inner_steps, chunk, keep_for_backward)]
     return *found[:3], found[3:] if keep_for_backward else []
 
@@ -87,7 +87,7 @@ def _backward(
     bias: Tensor,
     hidden: Tensor,
     memory: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -100,7 +100,7 @@ def _backward(
     kept = dict(zip(_KEPT, kept, strict=True))
     B, T, P = kept["keys"].shape
     H = hidden.shape[-1]
-    arguments = _arguments(weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, T, chunk, True)
+    arguments = _arguments(weight, gain, bias, hidden, memory, mask, resets, decay, rate, inner_steps, T, chunk, True)
     d_inputs, d_hidden = hidden.new_empty(B, T, H), cpu.begun(hidden_gradient, hidden)
     d_norms = hidden.new_empty(B, 2, P)
     goes_on = memory_is_wanted or memory_gradient is not None or chunk < T
@@ -118,7 +118,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(hiddens_gradient, hidden_gradient, memory_gradient, weight, gain, bias, hidden, memory, valid, resets, decay,
+def _(hiddens_gradient, hidden_gradient, memory_gradient, weight, gain, bias, hidden, memory, mask, resets, decay,
       rate, inner_steps, chunk, memory_is_wanted, kept):  # fmt: skip
     (B, T, _), H = kept[_KEPT.index("keys")].shape, hidden.shape[-1]
     like = (weight, gain, bias, hidden, *([memory] if memory_is_wanted else []))
@@ -133,8 +133,8 @@ def _setup_context(ctx, inputs, output):
 
 @in_full_precision
 def _gradient(ctx, *gradients):
-    inputs, (valid, resets, *kept) = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-    options = (valid, resets, ctx.decay, ctx.rate, ctx.inner_steps)
+    inputs, (mask, resets, *kept) = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    options = (mask, resets, ctx.decay, ctx.rate, ctx.inner_steps)
     if torch.is_grad_enabled():  # second derivatives are asked for
         found = of_definition(reference, inputs, options, gradients[:3])
     else:

@@ -27,7 +27,7 @@ def _forward(
     bias: Tensor,
     hidden: Tensor,
     memory: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -37,15 +37,15 @@ def _forward(
     """h_1 … h_T `[T, B, H]`, h_T, A_T, and what the gradient needs."""
     B, T, H = inputs.shape
     S, C = inner_steps, min(chunk, T)
-    if valid is not None and bool(valid.all()):
-        valid = None
+    if mask is not None and bool(mask.all()):
+        mask = None
     transposed = weight.T.contiguous()
     hiddens, sums = hidden.new_empty(T, B, H), hidden.new_empty(T, S, B, H)
     keys, queries = hidden.new_empty(B, T, H), hidden.new_empty(B, T, S, H)
     moments: list[tuple[Tensor, ...]] = []  # of the layer norms, in the order of time
     memories = []  # after each chunk
     h = hidden
-    for begin, end, weights in chunks(hidden, T, C, decay, rate, valid, resets):
+    for begin, end, weights in chunks(hidden, T, C, decay, rate, mask, resets):
         within = slice(begin, end)
         reads = Reads(keys[:, within], queries[:, within], memory, weights)
         for t in range(begin, end):
@@ -60,7 +60,7 @@ def _forward(
                 new_h, *found = normalize(sums[t, s], gain, bias)
                 moments.append(tuple(found))
                 new_h.relu_()
-            hiddens[t] = new_h if valid is None else torch.where(valid[:, t, None], new_h, h)
+            hiddens[t] = new_h if mask is None else torch.where(mask[:, t, None], new_h, h)
             h = hiddens[t]
         memory = reads.last_memory()
         memories.append(memory)
@@ -70,7 +70,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(inputs, weight, gain, bias, hidden, memory, valid, resets, decay, rate, inner_steps, chunk):
+def _(inputs, weight, gain, bias, hidden, memory, mask, resets, decay, rate, inner_steps, chunk):
     B, T, H = inputs.shape
     S, C = inner_steps, min(chunk, T)
     kept = [(T, S, B, H), *[(T, S, B, 1)] * 2, (B, T, H), (B, T, S, H)]
@@ -89,7 +89,7 @@ def _backward(
     bias: Tensor,
     hidden: Tensor,
     memory: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -103,19 +103,19 @@ def _backward(
     memories = [memory, *memories]
     T, S = sums.shape[:2]
     C = min(chunk, T)
-    if valid is not None and bool(valid.all()):
-        valid = None
+    if mask is not None and bool(mask.all()):
+        mask = None
     d_inputs, d_normalized = torch.empty_like(hiddens), torch.empty_like(sums)
     d_h = torch.zeros_like(hidden) if hidden_gradient is None else hidden_gradient.clone()
     d_memory = memory_gradient
-    for index, (begin, end, weights) in reversed(list(enumerate(chunks(hidden, T, C, decay, rate, valid, resets)))):
+    for index, (begin, end, weights) in reversed(list(enumerate(chunks(hidden, T, C, decay, rate, mask, resets)))):
         within = slice(begin, end)
         reads = ReadsBackward(keys[:, within], queries[:, within], memories[index], weights, d_memory)
         for t in reversed(range(begin, end)):
             if hiddens_gradient is not None:
                 d_h = d_h + hiddens_gradient[t]
-            if valid is not None:
-                passes = valid[:, t, None]
+            if mask is not None:
+                passes = mask[:, t, None]
                 passed, d_h = d_h * ~passes, d_h * passes
             d_boundary = d_inputs[t].zero_()
             for s in reversed(range(S)):
@@ -126,7 +126,7 @@ def _backward(
                 d_h = reads.of_query(t - begin, s, d_sum)
             d_boundary += aten.threshold_backward(d_h, queries[:, t, 0], 0)
             d_h = torch.addmm(reads.of_key(t - begin), d_boundary, weight)
-            if valid is not None:
+            if mask is not None:
                 d_h += passed
             if resets is not None:
                 d_h *= ~resets[:, t, None]
@@ -139,7 +139,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(hiddens_gradient, hidden_gradient, memory_gradient, weight, gain, bias, hidden, memory, valid, resets, decay,
+def _(hiddens_gradient, hidden_gradient, memory_gradient, weight, gain, bias, hidden, memory, mask, resets, decay,
       rate, chunk, memory_is_wanted, hiddens, kept):  # fmt: skip
     like = (hiddens, weight, gain, bias, hidden, *([memory] if memory_is_wanted else []))
     return [torch.empty_like(x) for x in like]
@@ -153,8 +153,8 @@ def _setup_context(ctx, inputs, output):
 
 @in_full_precision
 def _gradient(ctx, *gradients):
-    inputs, (valid, resets, hiddens, *kept) = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-    options = (valid, resets, ctx.decay, ctx.rate)
+    inputs, (mask, resets, hiddens, *kept) = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    options = (mask, resets, ctx.decay, ctx.rate)
     in_time, *last = gradients[:3]
     if torch.is_grad_enabled():  # second derivatives are asked for
         y_gradient = None if in_time is None else in_time.transpose(0, 1)

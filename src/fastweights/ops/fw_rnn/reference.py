@@ -16,7 +16,7 @@ def reference(
     bias: Tensor,
     hidden: Tensor,
     memory: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     decay: float,
     rate: float,
@@ -36,8 +36,8 @@ def reference(
         for _ in range(inner_steps):  # eq. 2, layer-normalised
             read = (new_A @ new_h.unsqueeze(2)).squeeze(2)
             new_h = layer_norm(boundary + read, h.shape[1:], gain, bias).relu()
-        if valid is not None:
-            passes = valid[:, t, None]
+        if mask is not None:
+            passes = mask[:, t, None]
             new_h, new_A = torch.where(passes, new_h, h), torch.where(passes.unsqueeze(-1), new_A, A)
         h, A = new_h, new_A
         outputs.append(h)

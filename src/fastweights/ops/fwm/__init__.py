@@ -31,8 +31,8 @@ def fast_weight_memory(
     tanh_first_query: bool = False,
     tanh_queries: bool = False,
     pairing: str = "product",
-    reads: Tensor | None = None,
-    valid: Tensor | None = None,
+    output_mask: Tensor | None = None,
+    mask: Tensor | None = None,
     resets: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -59,8 +59,8 @@ def fast_weight_memory(
         tanh_first_query: put tanh on n⁽⁰⁾ (eq. 5).
         tanh_queries: put tanh on e⁽ⁱ⁾ (eq. 6).
         pairing: "product" (k1 ⊗ k2), or "concatenation" ([k1; k2], the paper's ablation, appendix E).
-        reads: `[B, T]` bool, where an answer is needed; elsewhere it is zero and costs nothing.
-        valid: `[B, T]` bool, where time passes; elsewhere (padding) the memory stays as it is.
+        output_mask: `[B, T]` bool, where an output is needed; elsewhere it is zero and costs nothing.
+        mask: `[B, T]` bool, False at padding: no update, memory unchanged.
         resets: `[B, T]` bool, where a row starts from an empty memory, before that step's write.
         backend: "auto", or a name from `BACKENDS`.
 
@@ -88,7 +88,7 @@ def fast_weight_memory(
         "memory": (memory, shape),
     }
     check_shapes(expected)
-    check_masks((B, T), reads=reads, valid=valid, resets=resets)
+    check_masks((B, T), output_mask=output_mask, mask=mask, resets=resets)
     if N < 1 or (N > 1 and V != S):
         raise ValueError(f"{N} reads with values of size {V} and first keys of size {S}: "
                          "a memory is read at least once, and a chain of reads needs equal sizes")  # fmt: skip
@@ -103,5 +103,5 @@ def fast_weight_memory(
     tensors[3] = tensors[3] * write_scale
     run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing)].run
     with torch.autocast(values.device.type, enabled=False):
-        outputs, memory = run(*tensors, reads, valid, resets, pairing)
+        outputs, memory = run(*tensors, output_mask, mask, resets, pairing)
     return outputs.to(answer_dtype), memory.view(shape)

@@ -23,12 +23,12 @@ CHUNK_SIZE = 50
 class _Reads:
     """The positions of a chunk where an answer is needed: each row's own list, padded to the longest `[B, P]`."""
 
-    def __init__(self, reads: Tensor | None):
-        self.everywhere = reads is None
-        if reads is not None:
-            count = int(reads.sum(1).max())
-            self.where = torch.argsort(reads.to(torch.uint8), dim=1, descending=True, stable=True)[:, :count]
-            self.real = reads.gather(1, self.where)
+    def __init__(self, output_mask: Tensor | None):
+        self.everywhere = output_mask is None
+        if output_mask is not None:
+            count = int(output_mask.sum(1).max())
+            self.where = torch.argsort(output_mask.to(torch.uint8), dim=1, descending=True, stable=True)[:, :count]
+            self.real = output_mask.gather(1, self.where)
         self.any = self.everywhere or self.where.shape[1] > 0
 
     def gather(self, x: Tensor) -> Tensor:
@@ -58,12 +58,12 @@ class _Reads:
 
 def _scan_writes(
     gram: Tensor, answers: Tensor, values: Tensor, strengths: Tensor, squared_norm: Tensor,
-    valid: Tensor | None, keep: Tensor | None,
+    mask: Tensor | None, keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Find what each step of a chunk writes; the only sequential part, on what the memory answers to the chunk's keys.
 
     Time first here, so that each step's vectors lie together. gram `[C, C, B, 1]`; answers `[C, B, V]` holds F_0ᵀ u_t
-    and is overwritten with v_old; values `[C, B, V]`; strengths, valid, keep `[C, B, 1]`; squared_norm `[B, 1]` of F_0.
+    and is overwritten with v_old; values `[C, B, V]`; strengths, mask, keep `[C, B, 1]`; squared_norm `[B, 1]` of F_0.
     Returns Δ `[C, B, V]`, the factors 1 / max(1, ‖F'‖) `[C, B, 1]`, and the squared norm at the end.
     """
     written = torch.empty_like(values)
@@ -79,8 +79,8 @@ def _scan_writes(
         # ‖F'‖² = ‖F‖² + 2 (v_old + ‖u‖² Δ / 2)·Δ
         n = n.add(torch.addcmul(v_old, half, delta).mul_(delta).sum(-1, keepdim=True), alpha=2)
         torch.clamp(n, min=1, out=factor).rsqrt_()
-        if valid is not None:
-            factor.masked_fill_(~valid[t], 1)
+        if mask is not None:
+            factor.masked_fill_(~mask[t], 1)
             n = n * factor.square()
         else:
             n.clamp_(max=1)
@@ -116,8 +116,8 @@ def _forward(
     first_queries: Tensor,
     second_queries: Tensor,
     memory: Tensor,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     pairing: str,
     chunk_size: int,
@@ -127,15 +127,15 @@ def _forward(
     pair = PAIRINGS[pairing]
     B, T, V = values.shape
     hops = second_queries.shape[2]
-    valid, reads = (None if mask is None or bool(mask.all()) else mask for mask in (valid, reads))
-    outputs = values.new_zeros(B, T, V) if reads is not None else values.new_empty(B, T, V)
+    mask, output_mask = (None if x is None or bool(x.all()) else x for x in (mask, output_mask))
+    outputs = values.new_zeros(B, T, V) if output_mask is not None else values.new_empty(B, T, V)
     chunks = -(-T // chunk_size)
     saved = chunks if keep_for_backward else 0
     starts = values.new_empty(saved, *memory.shape)
     old, written = values.new_empty(T, B, V), values.new_empty(T, B, V)
     decays = values.new_empty(saved, B, chunk_size + 1, chunk_size + 1)
     retrieved = values.new_empty(B, T if keep_for_backward else 0, hops, V)
-    if reads is not None:
+    if output_mask is not None:
         retrieved.zero_()
     F = starts[0].copy_(memory) if saved else memory
     squared_norm = F.square().sum((1, 2)).unsqueeze(-1)
@@ -152,7 +152,7 @@ def _forward(
             _time_first(values[:, step]),
             _time_first(write_strengths[:, step]),
             squared_norm,
-            None if valid is None else _time_first(valid[:, step]),
+            None if mask is None else _time_first(mask[:, step]),
             keep,
         )
         written[step] = delta
@@ -160,7 +160,7 @@ def _forward(
         decay = _decays(factors, keep)
         if keep_for_backward:
             decays[c, :, : length + 1, : length + 1] = decay
-        read = _Reads(None if reads is None else reads[:, step])
+        read = _Reads(None if output_mask is None else output_mask[:, step])
         if read.any:
             left = read.gather(decay[:, 1:])
             n, e = read.gather(first_queries[:, step]), read.gather(second_queries[:, step])
@@ -183,7 +183,7 @@ def _forward(
 @_forward.register_fake
 def _(
     first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory,
-    reads, valid, resets, pairing, chunk_size, keep_for_backward,
+    output_mask, mask, resets, pairing, chunk_size, keep_for_backward,
 ):  # fmt: skip
     B, T, V = values.shape
     saved = -(-T // chunk_size) if keep_for_backward else 0
@@ -209,8 +209,8 @@ def _backward(
     first_queries: Tensor,
     second_queries: Tensor,
     final_memory: Tensor,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     starts: Tensor,
     old: Tensor,
@@ -224,7 +224,7 @@ def _backward(
     pair = PAIRINGS[pairing]
     B, T, V = values.shape
     hops = second_queries.shape[2]
-    reads = None if reads is None or bool(reads.all()) else reads
+    output_mask = None if output_mask is None or bool(output_mask.all()) else output_mask
     d_k1, d_k2 = torch.empty_like(first_keys), torch.empty_like(second_keys)
     d_v, d_strength = torch.empty_like(values), torch.empty_like(write_strengths)
     d_n, d_e = torch.zeros_like(first_queries), torch.zeros_like(second_queries)
@@ -241,9 +241,9 @@ def _backward(
         keep = None if resets is None else ~resets[:, step].unsqueeze(-1)
         before = decay[:, :-1] if keep is None else decay[:, :-1] * keep
         k1, k2 = first_keys[:, step].contiguous(), second_keys[:, step].contiguous()
-        read = _Reads(None if reads is None else reads[:, step])
+        read = _Reads(None if output_mask is None else output_mask[:, step])
         # what is added to ∂F_0, all in one product at the end: at which addresses, and what
-        added = length + hops * (length if reads is None else read.where.shape[1])
+        added = length + hops * (length if output_mask is None else read.where.shape[1])
         addresses, arrived = all_addresses[:, :added], F.new_empty(B, added, V)
         u, among_keys = pair.join_into(addresses[:, :length], k1, k2), similarities(k1, k2, k1, k2)
         gram = pair.combine(among_keys)
@@ -352,8 +352,8 @@ def _normalised(y: Tensor) -> Tensor:
 def _normalised_backward(gradient: Tensor, y: Tensor) -> Tensor:
     shape = y.shape[-1:]
     _, mean, rstd = torch.native_layer_norm(y, shape, None, None, LAYER_NORM_EPSILON)
-    mask = [True, False, False]
-    return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, mask)[0]
+    wanted = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, wanted)[0]
 
 
 @_backward.register_fake
@@ -398,8 +398,8 @@ def chunkwise(
     first_queries: Tensor,
     second_queries: Tensor,
     memory: Tensor | None,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     pairing: str,
     chunk_size: int = CHUNK_SIZE,
@@ -411,7 +411,7 @@ def chunkwise(
     memory = empty_memory(first_keys, second_keys, values, pairing) if memory is None else memory
     tensors = (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory)
     keep_for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if valid is not None:  # a step at which no time passes writes nothing
-        tensors = (*tensors[:3], write_strengths * valid, *tensors[4:])
+    if mask is not None:  # a step at which no time passes writes nothing
+        tensors = (*tensors[:3], write_strengths * mask, *tensors[4:])
     size = max(1, min(chunk_size, values.shape[1]))
-    return _forward(*tensors, reads, valid, resets, pairing, size, keep_for_backward)[:2]
+    return _forward(*tensors, output_mask, mask, resets, pairing, size, keep_for_backward)[:2]

@@ -17,11 +17,11 @@ CHUNK_SIZE = 112
 WIDEST_VECTOR = 16
 
 
-def _arguments(k1, k2, v, beta, n, e, reads, valid, resets, chunk_size) -> cpu.FWMArguments:
+def _arguments(k1, k2, v, beta, n, e, output_mask, mask, resets, chunk_size) -> cpu.FWMArguments:
     B, T, d = v.shape
     arguments = cpu.FWMArguments(
         B=B, T=T, d=d, hops=e.shape[2], chunk=min(chunk_size, T), threads=torch.get_num_threads(),
-        reads=reads, valid=valid, resets=resets,
+        output_mask=output_mask, mask=mask, resets=resets,
     )  # fmt: skip
     for name, tensor in {"k1": k1, "k2": k2, "v": v, "beta": beta, "n": n, "e": e}.items():
         setattr(arguments, name, tensor.data_ptr())
@@ -30,12 +30,12 @@ def _arguments(k1, k2, v, beta, n, e, reads, valid, resets, chunk_size) -> cpu.F
     return arguments
 
 
-def _readable(k1, k2, v, beta, n, e, reads, valid, resets) -> tuple[Tensor | None, ...]:
+def _readable(k1, k2, v, beta, n, e, output_mask, mask, resets) -> tuple[Tensor | None, ...]:
     """The same tensors as the kernel can read them: each step's vectors in one piece."""
     if e.stride(2) != e.shape[3] or e.stride(3) != 1:
         e = e.contiguous()
     vectors = (cpu.rows(x) for x in (k1, k2, v))
-    return (*vectors, beta, cpu.rows(n), e, *(cpu.mask(x) for x in (reads, valid, resets)))
+    return (*vectors, beta, cpu.rows(n), e, *(cpu.contiguous_mask(x) for x in (output_mask, mask, resets)))
 
 
 @torch.library.custom_op("fastweights::fwm_cpu", mutates_args=())
@@ -47,20 +47,20 @@ def _forward(
     first_queries: Tensor,
     second_queries: Tensor,
     memory: Tensor | None,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     chunk_size: int,
     keep_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Answers `[T, B, V]`, final memory, and for the gradient: later chunks' F_0, v_old, Δ, factors, what was read."""
     tensors = _readable(
-        first_keys, second_keys, values, write_strengths, first_queries, second_queries, reads, valid, resets
+        first_keys, second_keys, values, write_strengths, first_queries, second_queries, output_mask, mask, resets
     )
     arguments = _arguments(*tensors, chunk_size)
     shapes = _shapes(values, second_queries, chunk_size, keep_for_backward)
     outputs, last_memory, *kept = (values.new_empty(shape) for shape in shapes)
-    if reads is not None:
+    if output_mask is not None:
         kept[-1].zero_()
     arguments.set(outputs=outputs, last_memory=last_memory, memory=None if memory is None else memory.contiguous())
     if keep_for_backward:
@@ -83,7 +83,7 @@ def _shapes(values: Tensor, second_queries: Tensor, chunk_size: int, keep: bool)
 @_forward.register_fake
 def _(
     first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory,
-    reads, valid, resets, chunk_size, keep_for_backward,
+    output_mask, mask, resets, chunk_size, keep_for_backward,
 ):  # fmt: skip
     shapes = _shapes(values, second_queries, chunk_size, keep_for_backward)
     return tuple(values.new_empty(shape) for shape in shapes)
@@ -101,8 +101,8 @@ def _backward(
     second_queries: Tensor,
     memory: Tensor | None,
     final_memory: Tensor,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     starts: Tensor,
     old: Tensor,
@@ -115,7 +115,7 @@ def _backward(
     """Gradients of the six sequences `[T, B, …]`, and of the initial memory where it is wanted."""
     B, T, _ = values.shape
     tensors = _readable(
-        first_keys, second_keys, values, write_strengths, first_queries, second_queries, reads, valid, resets
+        first_keys, second_keys, values, write_strengths, first_queries, second_queries, output_mask, mask, resets
     )
     arguments = _arguments(*tensors, chunk_size)
     arguments.set(starts=starts, old=old, written=written, factors=factors, retrieved=retrieved)
@@ -143,7 +143,8 @@ def _backward(
 @_backward.register_fake
 def _(
     outputs_gradient, memory_gradient, first_keys, second_keys, values, write_strengths, first_queries, second_queries,
-    memory, final_memory, reads, valid, resets, starts, old, written, factors, retrieved, chunk_size, memory_wanted,
+    memory, final_memory, output_mask, mask, resets, starts, old, written, factors, retrieved, chunk_size,
+    memory_wanted,
 ):  # fmt: skip
     B, T, _ = values.shape
     inputs = (first_keys, second_keys, values, write_strengths, first_queries, second_queries)
@@ -184,8 +185,8 @@ def compiled(
     first_queries: Tensor,
     second_queries: Tensor,
     memory: Tensor | None,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     pairing: str,
     chunk_size: int = CHUNK_SIZE,
@@ -198,7 +199,7 @@ def compiled(
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     T = values.shape[1]
     even = -(-T // -(-T // chunk_size))  # chunks of one size, as few as possible
-    outputs, memory, *_ = _forward(*tensors, reads, valid, resets, -(-even // WIDEST_VECTOR) * WIDEST_VECTOR, keep)
+    outputs, memory, *_ = _forward(*tensors, output_mask, mask, resets, -(-even // WIDEST_VECTOR) * WIDEST_VECTOR, keep)
     return outputs.transpose(0, 1), memory
 
 

@@ -17,8 +17,8 @@ def reference(
     first_queries: Tensor,
     second_queries: Tensor,
     memory: Tensor | None,
-    reads: Tensor | None,
-    valid: Tensor | None,
+    output_mask: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     pairing: str,
 ) -> tuple[Tensor, Tensor]:
@@ -38,11 +38,11 @@ def reference(
         written = F + torch.einsum("bk,bv->bkv", key, beta * (v - v_old))  # eq. 3
         norm = written.square().sum((1, 2), keepdim=True).clamp(min=1).sqrt()  # max(1, ‖F'‖)
         written = written / norm  # eq. 4
-        F = written if valid is None else torch.where(valid[:, t, None, None], written, F)
+        F = written if mask is None else torch.where(mask[:, t, None, None], written, F)
         n = first_queries[:, t]
         for i in range(second_queries.shape[2]):
             retrieved = torch.einsum("bkv,bk->bv", F, join(n, second_queries[:, t, i]))
             n = layer_norm(retrieved, retrieved.shape[-1:], eps=LAYER_NORM_EPSILON)  # eq. 7
         outputs.append(n)
     y = torch.stack(outputs, 1)
-    return (y if reads is None else y * reads.unsqueeze(-1)), F
+    return (y if output_mask is None else y * output_mask.unsqueeze(-1)), F

@@ -26,7 +26,7 @@ def lstm(
     hidden: Tensor,
     cell: Tensor,
     *,
-    valid: Tensor | None = None,
+    mask: Tensor | None = None,
     resets: Tensor | None = None,
     tokens: Tensor | None = None,
     backend: str = "auto",
@@ -44,7 +44,7 @@ def lstm(
         recurrent_weight: W `[4·H, H]`.
         hidden: h_0 `[B, H]`.
         cell: c_0 `[B, H]`.
-        valid: `[B, T]` bool, where time passes; elsewhere the state stays as it is.
+        mask: `[B, T]` bool, False at padding: no update, state unchanged.
         resets: `[B, T]` bool, where a row starts from zeros, before that step.
         tokens: `[B, T]` int64, which rows of `gate_inputs` are read.
         backend: "auto", or a name from `BACKENDS`.
@@ -77,12 +77,12 @@ def lstm(
             "cell": (cell, (B, H)),
         }
     )
-    check_masks((B, T), valid=valid, resets=resets)
+    check_masks((B, T), mask=mask, resets=resets)
     answer_dtype = gate_inputs.dtype
     tensors = in_one_dtype((gate_inputs, recurrent_weight, hidden, cell))
     run = BACKENDS[choose("lstm", BACKENDS, backend, tensors)].run
     with torch.autocast(gate_inputs.device.type, enabled=False):
-        y, hidden, cell = run(*tensors, valid, resets, tokens)
+        y, hidden, cell = run(*tensors, mask, resets, tokens)
     return y.to(answer_dtype), hidden, cell
 
 

@@ -18,7 +18,7 @@ def _forward(
     weight: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     tokens: Tensor | None,
     keep_for_backward: bool,
@@ -32,10 +32,10 @@ def _forward(
     kept = T if keep_for_backward else 0
     cells, gates = hidden.new_empty(kept, B, H), hidden.new_empty(kept, B, 4 * H)
     strides = gate_inputs.stride()
-    valid, resets = cpu.mask(valid), cpu.mask(resets)
+    mask, resets = cpu.contiguous_mask(mask), cpu.contiguous_mask(resets)
     arguments = cpu.LSTMArguments(
         B=B, T=T, H=H, threads=torch.get_num_threads(), gate_inputs=gate_inputs, input_row=strides[0],
-        input_step=0 if tokens is not None else strides[1], weight=weight, hidden=hidden, cell=cell, valid=valid,
+        input_step=0 if tokens is not None else strides[1], weight=weight, hidden=hidden, cell=cell, mask=mask,
         resets=resets, hiddens=hiddens, last_hidden=last_hidden, last_cell=last_cell,
         cells=cells if kept else None, gates=gates if kept else None,
     )  # fmt: skip
@@ -46,7 +46,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(gate_inputs, weight, hidden, cell, valid, resets, tokens, keep_for_backward):
+def _(gate_inputs, weight, hidden, cell, mask, resets, tokens, keep_for_backward):
     B, H = hidden.shape
     T = gate_inputs.shape[1] if tokens is None else tokens.shape[1]
     kept = T if keep_for_backward else 0
@@ -62,7 +62,7 @@ def _backward(
     weight: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     tokens: Tensor | None,
     vocabulary_size: int,
@@ -76,9 +76,9 @@ def _backward(
     weight, hidden, cell = weight.contiguous(), hidden.contiguous(), cell.contiguous()
     d_inputs = torch.empty_like(gates)
     d_hidden, d_cell = cpu.begun(hidden_gradient, hidden), cpu.begun(cell_gradient, cell)
-    valid, resets = cpu.mask(valid), cpu.mask(resets)
+    mask, resets = cpu.contiguous_mask(mask), cpu.contiguous_mask(resets)
     arguments = cpu.LSTMArguments(
-        B=B, T=T, H=H, threads=threads, weight=weight, cell=cell, valid=valid, resets=resets, cells=cells, gates=gates,
+        B=B, T=T, H=H, threads=threads, weight=weight, cell=cell, mask=mask, resets=resets, cells=cells, gates=gates,
         d_gate_inputs=d_inputs, d_hidden=d_hidden, d_cell=d_cell,
     )  # fmt: skip
     if hiddens_gradient is not None:
@@ -104,7 +104,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(hiddens_gradient, hidden_gradient, cell_gradient, weight, hidden, cell, valid, resets, tokens, vocabulary_size,
+def _(hiddens_gradient, hidden_gradient, cell_gradient, weight, hidden, cell, mask, resets, tokens, vocabulary_size,
       hiddens, cells, gates):  # fmt: skip
     d_inputs = torch.empty_like(gates) if tokens is None else hidden.new_empty(vocabulary_size, gates.shape[-1])
     return d_inputs, torch.empty_like(weight), torch.empty_like(hidden), torch.empty_like(cell)
@@ -117,15 +117,15 @@ def _setup_context(ctx, inputs, output):
 
 @in_full_precision
 def _gradient(ctx, *gradients):
-    *inputs, valid, resets, tokens, hiddens, cells, gates = ctx.saved_tensors
+    *inputs, mask, resets, tokens, hiddens, cells, gates = ctx.saved_tensors
     if torch.is_grad_enabled():  # second derivatives are asked for
         in_time, *last = gradients[:3]
         y_gradient = None if in_time is None else in_time.transpose(0, 1)
-        found = of_definition(reference, inputs, (valid, resets, tokens), (y_gradient, *last))
+        found = of_definition(reference, inputs, (mask, resets, tokens), (y_gradient, *last))
     else:
         vocabulary_size = 0 if tokens is None else inputs[0].shape[0]
         d_inputs, *found = _backward(
-            *gradients[:3], *inputs[1:], valid, resets, tokens, vocabulary_size, hiddens, cells, gates
+            *gradients[:3], *inputs[1:], mask, resets, tokens, vocabulary_size, hiddens, cells, gates
         )
         found = [d_inputs if tokens is not None else d_inputs.transpose(0, 1), *found]
     return (*found, None, None, None, None)
@@ -139,13 +139,13 @@ def compiled(
     weight: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     tokens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compiled for this processor: float32 on the CPU, hidden sizes that are multiples of 16."""
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (gate_inputs, weight, hidden, cell))
-    hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, valid, resets, tokens, keep)
+    hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, mask, resets, tokens, keep)
     return hiddens.transpose(0, 1), hidden, cell
 
 

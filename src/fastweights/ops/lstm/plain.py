@@ -14,14 +14,14 @@ def _forward(
     weight: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h_1 … h_T `[T, B, H]`, h_T, c_T, and for the gradient c_t, tanh(c_t) and the gates `[T, 4, B, H]`."""
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
-    if valid is not None and bool(valid.all()):
-        valid = None
+    if mask is not None and bool(mask.all()):
+        mask = None
     inputs = gate_inputs.transpose(0, 1).unflatten(-1, (4, H)).transpose(1, 2)  # [T, 4, B, H]
     by_gate = weight.view(4, H, H).mT.contiguous()
     gates = gate_inputs.new_empty(T, 4, B, H)
@@ -39,15 +39,15 @@ def _forward(
         o.sigmoid_()
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.mul(torch.tanh(new_c, out=tanh_c), o, out=new_h)
-        if valid is not None:
-            new_h.copy_(torch.where(valid[:, t, None], new_h, h))
-            new_c.copy_(torch.where(valid[:, t, None], new_c, c))
+        if mask is not None:
+            new_h.copy_(torch.where(mask[:, t, None], new_h, h))
+            new_c.copy_(torch.where(mask[:, t, None], new_c, c))
         h, c = new_h, new_c
     return hiddens, h.clone(), c.clone(), cells, tanh_cells, gates
 
 
 @_forward.register_fake
-def _(gate_inputs, weight, hidden, cell, valid, resets):
+def _(gate_inputs, weight, hidden, cell, mask, resets):
     B, T, _ = gate_inputs.shape
     H = hidden.shape[-1]
     states = [hidden.new_empty(shape) for shape in ((T, B, H), (B, H), (B, H), (T, B, H), (T, B, H))]
@@ -66,13 +66,13 @@ def _backward(
     cells: Tensor,
     tanh_cells: Tensor,
     gates: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the gates' inputs `[T, B, 4·H]`, the weight, h_0 and c_0."""
     T, _, B, H = gates.shape
-    if valid is not None and bool(valid.all()):
-        valid = None
+    if mask is not None and bool(mask.all()):
+        mask = None
     by_gate = weight.view(4, H, H)
     d_inputs = gates.new_empty(T, B, 4, H)
     d_gate, d_activation = gates.new_empty(4, B, H), gates.new_empty(4, B, H)
@@ -91,8 +91,8 @@ def _backward(
         if resets is not None:
             keep = ~resets[:, t, None]
             c = c * keep
-        if valid is not None:
-            passes = valid[:, t, None]
+        if mask is not None:
+            passes = mask[:, t, None]
             passed_h, passed_c = d_h * ~passes, d_c * ~passes
             d_h, d_c = d_h * passes, d_c * passes
         torch.mul(d_h, tanh_c, out=d_o)
@@ -106,7 +106,7 @@ def _backward(
         d_inputs[t].copy_(d_gate.transpose(0, 1))
         d_c *= f
         d_h = torch.bmm(d_gate, by_gate).sum(0)
-        if valid is not None:
+        if mask is not None:
             d_h, d_c = d_h + passed_h, d_c + passed_c
         if resets is not None:
             d_h, d_c = d_h * keep, d_c * keep
@@ -116,7 +116,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(hiddens_gradient, hidden_gradient, cell_gradient, weight, hidden, cell, hiddens, cells, tanh_cells, gates, valid,
+def _(hiddens_gradient, hidden_gradient, cell_gradient, weight, hidden, cell, hiddens, cells, tanh_cells, gates, mask,
       resets):  # fmt: skip
     T, _, B, H = gates.shape
     return (
@@ -134,13 +134,13 @@ def _setup_context(ctx, inputs, output):
 
 @in_full_precision
 def _gradient(ctx, *gradients):
-    *inputs, valid, resets, hiddens, cells, tanh_cells, gates = ctx.saved_tensors
+    *inputs, mask, resets, hiddens, cells, tanh_cells, gates = ctx.saved_tensors
     if torch.is_grad_enabled():  # second derivatives are asked for
         in_time, *last = gradients[:3]
         y_gradient = None if in_time is None else in_time.transpose(0, 1)
-        found = of_definition(reference, inputs, (valid, resets, None), (y_gradient, *last))
+        found = of_definition(reference, inputs, (mask, resets, None), (y_gradient, *last))
     else:
-        d_inputs, *found = _backward(*gradients[:3], *inputs[1:], hiddens, cells, tanh_cells, gates, valid, resets)
+        d_inputs, *found = _backward(*gradients[:3], *inputs[1:], hiddens, cells, tanh_cells, gates, mask, resets)
         found = [d_inputs.transpose(0, 1), *found]
     return (*found, None, None)
 
@@ -153,11 +153,11 @@ def plain(
     weight: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     tokens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed."""
     gate_inputs = look_up(gate_inputs, tokens)
-    hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, valid, resets)
+    hiddens, hidden, cell, *_ = _forward(gate_inputs, weight, hidden, cell, mask, resets)
     return hiddens.transpose(0, 1), hidden, cell

@@ -17,7 +17,7 @@ def reference(
     weight: Tensor,
     hidden: Tensor,
     cell: Tensor,
-    valid: Tensor | None,
+    mask: Tensor | None,
     resets: Tensor | None,
     tokens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,8 +32,8 @@ def reference(
         i, f, g, o = (gate_inputs[:, t] + h @ weight.T).chunk(4, -1)
         new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         new_h = o.sigmoid() * new_c.tanh()
-        if valid is not None:
-            new_h, new_c = (torch.where(valid[:, t, None], *pair) for pair in ((new_h, h), (new_c, c)))
+        if mask is not None:
+            new_h, new_c = (torch.where(mask[:, t, None], *pair) for pair in ((new_h, h), (new_c, c)))
         h, c = new_h, new_c
         outputs.append(h)
     return torch.stack(outputs, 1), h, c

@@ -19,10 +19,10 @@ class Weights(NamedTuple):
 
 
 def weights(
-    like: Tensor, length: int, decay: float, rate: float, valid: Tensor | None, resets: Tensor | None
+    like: Tensor, length: int, decay: float, rate: float, mask: Tensor | None, resets: Tensor | None
 ) -> Weights:
     """The weights of `length` steps, of the dtype of `like`, with masks `[B, length]`; padding takes no time."""
-    passes = like.new_ones(1, length, dtype=torch.bool) if valid is None else valid
+    passes = like.new_ones(1, length, dtype=torch.bool) if mask is None else mask
     restarts = torch.zeros_like(passes) if resets is None else resets
     now, era = passes.cumsum(1), restarts.cumsum(1)
     counts = (passes.unsqueeze(1) & (era.unsqueeze(2) == era.unsqueeze(1))).tril()  # [R, t, τ]
@@ -31,10 +31,10 @@ def weights(
 
 
 def chunks(
-    like: Tensor, length: int, chunk: int, decay: float, rate: float, valid: Tensor | None, resets: Tensor | None
+    like: Tensor, length: int, chunk: int, decay: float, rate: float, mask: Tensor | None, resets: Tensor | None
 ) -> Iterator[tuple[int, int, Weights]]:
     """Cut `length` steps into chunks: where each begins and ends, and its weights, with masks `[B, length]`."""
     for begin in range(0, length, chunk):
         end = min(begin + chunk, length)
-        masks = (None if mask is None else mask[:, begin:end] for mask in (valid, resets))
+        masks = (None if x is None else x[:, begin:end] for x in (mask, resets))
         yield begin, end, weights(like, end - begin, decay, rate, *masks)
