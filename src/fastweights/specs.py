@@ -131,7 +131,9 @@ def check(where: str, value: Any, annotation: Any) -> Any:
         return value
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    if isinstance(value, list) and any(typing.get_origin(a) is tuple for a in (annotation, *typing.get_args(annotation))):
+    if isinstance(value, list) and any(
+        typing.get_origin(a) is tuple for a in (annotation, *typing.get_args(annotation))
+    ):
         value = tuple(value)
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
@@ -164,7 +166,9 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
 
 def _dataclass_in(hint: Any) -> type | None:
     """The dataclass of `X` or `X | None`, or None."""
-    return next((part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)), None)
+    return next(
+        (part for part in (hint, *typing.get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None
+    )
 
 
 def keys_of(cls: type, where: str = "") -> list[str]:

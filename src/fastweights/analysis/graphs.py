@@ -73,11 +73,11 @@ def _draw_map(panel: Any, moves: np.ndarray, agent: int, goal: int) -> None:
     panel.axis("off")
 
 
-def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
-    """Draw the mean reward of an episode against episodes, on the training graphs and on unseen ones, from run folders.
+def draw_returns(paths: Sequence[str | Path], path: str | Path) -> None:
+    """Draw the mean return of an episode against episodes, on the training graphs and on unseen ones, from run folders.
 
-    The bounds are exact: an agent that acts at random, and one that knows the map. Points are means over even bands of
-    the logarithm of the episodes.
+    The bounds are exact: a random policy, and an agent that knows the map. Points are means over even bands of the
+    logarithm of the episodes.
 
     Raises:
         UserError: where a folder holds no run of an agent on graphs, or the figure cannot be written.
@@ -87,8 +87,7 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
     runs = []
     for name in paths:
         run = RunFolder.open(name)
-        recipe = recipes.load(None, run.read_config().get("recipe", {}))
-        task = tasks.build(recipe.task)
+        task = tasks.build(recipes.load(run.read_config().get("recipe", {})).task)
         if not isinstance(task, tasks.GraphRL):
             raise UserError(f"{name} is no run of an agent on graphs; choose another run.")
         runs.append((Path(name).name, run.records(), task))
@@ -98,15 +97,15 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
     for panel, (split, title) in zip(panels, titles.items(), strict=True):
         rules, steps = [], [100.0]  # an axis, even where nothing is recorded yet
         for color, (name, records, task) in zip(_cycle(len(runs)), runs, strict=True):
-            episodes, rewards = curve(records, split)
-            panel.plot(episodes, rewards, color=color, marker=".", markersize=4, label=name)
+            episodes, returns = curve(records, split)
+            panel.plot(episodes, returns, color=color, marker=".", markersize=4, label=name)
             steps += episodes
             if (task.rules, task.graphs, task.graph_seed) not in rules:
                 rules.append((task.rules, task.graphs, task.graph_seed))
                 bounds = task.bounds(split)
                 style = ("--", ":", "-.")[(len(rules) - 1) % 3]
                 at, side = ((0.02, "left"), (0.98, "right"))[(len(rules) - 1) % 2]  # two variants' words stay apart
-                for agent, words, up in (("best", "knowing the map", 3), ("random", "at random", -10)):
+                for agent, words, up in (("best", "known map", 3), ("random", "random policy", -10)):
                     panel.axhline(bounds[agent], color="#888888", linestyle=style, lw=1)
                     words = f"{words} ({task.rules.variant}): {bounds[agent]:.1f}"
                     panel.annotate(
@@ -118,7 +117,7 @@ def draw_rewards(paths: Sequence[str | Path], path: str | Path) -> None:
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.xaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("mean reward of an episode")
+    panels[0].set_ylabel("mean return of an episode")
     panels[0].set_ylim(bottom=0, top=1.08 * panels[0].dataLim.y1)
     panels[1].legend(frameon=False, loc="center left")
     write(figure, path)
@@ -129,11 +128,11 @@ def _cycle(count: int) -> list[str]:
 
 
 def curve(records: Sequence[dict[str, Any]], split: str) -> tuple[list[float], list[float]]:
-    """Episodes and mean rewards of a run on "train" or "test", averaged in bands of the episodes' logarithm."""
+    """Episodes and mean returns of a run on "train" or "test", averaged in bands of the episodes' logarithm."""
     if split == "train":
-        points = [(record["step"], record["train"]["reward"]) for record in records if "train" in record]
+        points = [(record["step"], record["train"]["return"]) for record in records if "train" in record]
     else:
-        points = [(record["step"], record["valid"]["test_reward"]) for record in records if "valid" in record]
+        points = [(record["step"], record["valid"]["test_return"]) for record in records if "valid" in record]
     bands: dict[int, list[tuple[float, float]]] = {}
     last = math.log(max((step for step, _ in points), default=1) + 1)
     for step, reward in points:
@@ -155,12 +154,11 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
     """
     import torch
 
-    from fastweights.training.a2c import policy_noise, refuse_misfits
+    from fastweights.objectives.a2c import policy_noise
 
-    refuse_misfits(model, task)
     environments = task.environments(split, 1)
     _check_numbers([number], environments)
-    noise = policy_noise(seed, task.steps, 1, task.actions)
+    noise = policy_noise(seed, task.steps, 1, task.rules.actions)
     moves = environments.moves[number]
     fewest = distances(moves[None])[0]
     seen, _ = environments.reset(seed=seed, options={"graphs": [number]})

@@ -9,8 +9,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from fastweights import recipes
 from fastweights.analysis.figures import COLORS, new_figure, write
 from fastweights.errors import UserError
+from fastweights.objectives import Metric
 from fastweights.training.runs import RunFolder
 from fastweights.training.sweep import SEED
 
@@ -23,18 +25,20 @@ class Spread(NamedTuple):
     mean: float
     deviation: float | None
 
-    def __str__(self) -> str:
-        return f"{self.mean:.1%}" + ("" if self.deviation is None else f" ± {self.deviation:.1%}")
+    def show(self, metric: Metric) -> str:
+        """Mean ± deviation, in the metric's format."""
+        return " ± ".join(metric.format.format(value) for value in self if value is not None)
 
 
 class Row(NamedTuple):
     """All seeds of a recipe with the same settings.
 
-    validation and test are accuracies at the answers as fractions, of each seed's best model (by validation loss);
-    steps and minutes are means; curves hold a list of (step, validation accuracy) for each seed.
+    validation and test are the headline metric of each seed's best model; steps and minutes are means; curves hold a
+    list of (step, validation) for each seed.
     """
 
     recipe: str
+    metric: Metric
     settings: dict[str, str]
     seeds: list[str]
     validation: Spread
@@ -46,8 +50,9 @@ class Row(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """The row for `--json`, without its curves."""
         spreads = {"validation": self.validation, "test": self.test}
-        kept = {name: value for name, value in self._asdict().items() if name not in ("curves", *spreads)}
-        return kept | {name: None if found is None else found._asdict() for name, found in spreads.items()}
+        plain = {name: value for name, value in self._asdict().items() if name not in ("curves", *spreads)}
+        plain["metric"] = self.metric.name
+        return plain | {name: None if found is None else found._asdict() for name, found in spreads.items()}
 
 
 def collect(folder: str | Path) -> list[Row]:
@@ -56,21 +61,22 @@ def collect(folder: str | Path) -> list[Row]:
     Raises:
         UserError: where the folder holds no run of a sweep.
     """
-    groups: dict[tuple, list[tuple[str, RunFolder, list[dict]]]] = {}
-    for config in sorted(Path(folder).rglob("config.yaml")):
-        run = RunFolder.open(config.parent)
-        sweep = run.read_config().get("sweep")
-        validations = [record for record in run.records() if "answer_accuracy" in record.get("valid", {})]
+    groups: dict[tuple, list[tuple[str, RunFolder, list[dict[str, Any]]]]] = {}
+    for path in sorted(Path(folder).rglob("config.yaml")):
+        run = RunFolder.open(path.parent)
+        config = run.read_config()
+        sweep, validations = config.get("sweep"), [record for record in run.records() if "valid" in record]
         if sweep and validations:
+            metric = recipes.headline_of(recipes.load(config["recipe"]))
             settings = tuple((key, value) for key, value in sweep["settings"].items() if key != SEED)
             seed = sweep["settings"].get(SEED, "0")
-            groups.setdefault((sweep["recipe"], settings), []).append((seed, run, validations))
+            groups.setdefault((sweep["recipe"], metric, settings), []).append((seed, run, validations))
     if not groups:
         raise UserError(
             f"{folder} holds no run of a sweep that has been validated; "
             f"make some with `fastweights sweep … --out {folder}`."
         )
-    rows = [_row(recipe, dict(settings), runs) for (recipe, settings), runs in groups.items()]
+    rows = [_row(recipe, metric, dict(settings), runs) for (recipe, metric, settings), runs in groups.items()]
     return sorted(rows, key=lambda row: [_sortable(part) for part in (*row.settings.values(), row.recipe)])
 
 
@@ -81,24 +87,28 @@ def _sortable(text: str) -> tuple[float, str]:
         return math.inf, text
 
 
-def _row(recipe: str, settings: dict[str, str], runs: list[tuple[str, RunFolder, list[dict]]]) -> Row:
-    best = [min(validations, key=lambda record: record["valid"]["loss"]) for _, _, validations in runs]
-    tests = [_test(run) for _, run, _ in runs]
+def _row(
+    recipe: str, metric: Metric, settings: dict[str, str], runs: list[tuple[str, RunFolder, list[dict[str, Any]]]]
+) -> Row:
+    curves = [[(record["step"], record["valid"][metric.name]) for record in found] for _, _, found in runs]
+    best = max if metric.higher_is_better else min
+    tests = [_test(run, metric) for _, run, _ in runs]
     return Row(
         recipe,
+        metric,
         settings,
         [seed for seed, _, _ in runs],
-        _spread([record["valid"]["answer_accuracy"] for record in best]),
-        None if None in tests else _spread(tests),
-        mean(validations[-1]["step"] for _, _, validations in runs),
+        _spread([best(value for _, value in curve) for curve in curves]),
+        None if None in tests else _spread([test for test in tests if test is not None]),
+        mean(curve[-1][0] for curve in curves),
         mean(sum(timing["seconds"] for timing in run.timings()) / 60 for _, run, _ in runs),
-        [[(record["step"], record["valid"]["answer_accuracy"]) for record in found] for _, _, found in runs],
+        curves,
     )
 
 
-def _test(run: RunFolder) -> float | None:
+def _test(run: RunFolder, metric: Metric) -> float | None:
     path = run.path / "test.json"
-    return json.loads(path.read_text(encoding="utf-8"))["answer_accuracy"] if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8"))[metric.name] if path.exists() else None
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -108,14 +118,23 @@ def _spread(values: Sequence[float]) -> Spread:
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """The headings and the lines of a table of rows."""
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
-    headings = ["recipe", *(key.rpartition(".")[2] for key in keys), "seeds", "validation", "test", "steps", "minutes"]
+    label = " / ".join(dict.fromkeys(row.metric.label for row in rows))
+    headings = [
+        "recipe",
+        *(key.rpartition(".")[2] for key in keys),
+        "seeds",
+        f"validation {label}",
+        "test",
+        "steps",
+        "minutes",
+    ]
     lines = [
         [
             row.recipe,
             *(row.settings.get(key, "") for key in keys),
             ", ".join(row.seeds),
-            str(row.validation),
-            "" if row.test is None else str(row.test),
+            row.validation.show(row.metric),
+            "" if row.test is None else row.test.show(row.metric),
             f"{row.steps:,.0f}",
             f"{row.minutes:.1f}",
         ]
@@ -132,7 +151,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], *paths: str | Path) -> None:
-    """Draw validation accuracy against steps, a panel for each combination of settings, a colour for each recipe.
+    """Draw the validations' headline metric against steps, a panel for each combination of settings, a colour for each recipe.
 
     The mean over seeds is thick, each seed thin; a run that stopped early stays where it was.
 
@@ -157,12 +176,14 @@ def draw(rows: Sequence[Row], *paths: str | Path) -> None:
             for one in values if len(values) > 1 else ():
                 axes.plot(steps, one, color=color, lw=0.6, alpha=0.5)
             axes.plot(steps, [mean(found) for found in zip(*values, strict=True)], color=color, lw=2, label=row.recipe)
-        axes.set(title=", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings), ylim=(0, 1.02))
+        axes.set(title=", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+        if all("%" in row.metric.format for row in rows):
+            axes.set_ylim(0, 1.02)
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:
-        axes.set_ylabel("validation accuracy")
+        axes.set_ylabel(f"validation {rows[0].metric.label}")
     for axes in grid[-1]:
         axes.set_xlabel("steps")
     handles = {
@@ -174,5 +195,5 @@ def draw(rows: Sequence[Row], *paths: str | Path) -> None:
 
 
 def _at(curve: Sequence[tuple[int, float]], step: int) -> float:
-    """The accuracy at the last validation up to a step; before the first, that of the first."""
+    """The value at the last validation up to a step; before the first, that of the first."""
     return next((value for at, value in reversed(curve) if at <= step), curve[0][1])

@@ -102,7 +102,13 @@ class FastWeightLSTM(LayerNormLSTM):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: Size = 50, *, decay: Positive = 1.0, rate: float = 1.0, backend: str = "auto"
+        self,
+        input_size: int,
+        hidden_size: Size = 50,
+        *,
+        decay: Positive = 1.0,
+        rate: float = 1.0,
+        backend: str = "auto",
     ):
         super().__init__(input_size, hidden_size, backend=backend)
         self.decay, self.rate = decay, rate

@@ -126,6 +126,7 @@ class A2C(Objective):
     task_type = EnvironmentTask
     headline = Metric("return", "return", "{:.2f}", higher_is_better=True)
     progress = (headline, Metric("entropy", "entropy", "{:.2f}"))
+    summary = (headline,)
     unit = "environment_steps"
     data_parallel = False
     model_builder = staticmethod(actor_critic)
@@ -153,6 +154,10 @@ class A2C(Objective):
     ) -> EpisodeSeeds:
         self._environments = task.environments("train", batch_size)
         return EpisodeSeeds(seed)
+
+    def check_data(self, task: EnvironmentTask, data: str | None) -> None:
+        for split in ("train", *task.splits):
+            task.environments(split, 1).close()
 
     def step(self, model: ActorCritic, task: EnvironmentTask, item: int, state: Any, group: Group) -> Step:
         """A rollout of all training environments, and its loss."""
@@ -245,11 +250,17 @@ class A2C(Objective):
         names = ("return", *(f"{split}_return" for split in task.splits[1:]))
         return dict(zip(names, found, strict=True))
 
+    def summarize(self, metrics: Mapping[str, Any]) -> str:
+        others = [f"{key.removesuffix('_return')} {metrics[key]:.2f}" for key in metrics if key.endswith("_return")]
+        return "  ".join([super().summarize(metrics), *others])
+
     def table(self, metrics: Mapping[str, Any], task: EnvironmentTask) -> list[list[str]]:
         """The mean return of the agent beside the bounds of its task."""
         bounds = metrics.get("bounds") or task.bounds(metrics.get("split", "valid"))
         rows = {"the agent": metrics["return"]}
-        rows |= {f"the agent, {key.removesuffix('_return')}": metrics[key] for key in metrics if key.endswith("_return")}
+        rows |= {
+            f"the agent, {key.removesuffix('_return')}": metrics[key] for key in metrics if key.endswith("_return")
+        }
         rows |= {"random policy": bounds["random"], "known map": bounds["best"]} if bounds else {}
         best = max(bounds.values(), default=metrics["return"])
         lines = [[name, f"{value:.2f}", bar(value / best) if best > 0 else ""] for name, value in rows.items()]

@@ -19,6 +19,7 @@ class Answers(NextToken):
 
     headline = Metric("answer_accuracy", "answers", "{:.2%}", higher_is_better=True)
     progress = (LOSS, Metric("answer_accuracy", "answers", "{:.1%}", higher_is_better=True))
+    summary = (headline, Metric("answer_perplexity", "perplexity", "{:.3f}"))
 
     def statistics(self, losses: Tensor, logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
         answers = batch.answer_mask[batch.loss_mask]

@@ -109,6 +109,8 @@ class Objective(ABC):
     """The metric by which models are compared: early stopping, the best checkpoint, sweeps and reports."""
     progress: ClassVar[tuple[Metric, ...]]
     """The metrics of the progress bar."""
+    summary: ClassVar[tuple[Metric, ...]]
+    """The metrics of a validation's line."""
     unit: ClassVar[str]
     """The unit of a step's count."""
     data_parallel: ClassVar[bool] = True
@@ -154,6 +156,14 @@ class Objective(ABC):
         Raises:
             UserError: where files are missing.
         """
+
+    def check_data(self, task: Any, data: str | None) -> None:
+        """Refuse missing files before a run begins.
+
+        Raises:
+            UserError: naming what is missing.
+        """
+        self.source(task, data, 1, 0)
 
     @abstractmethod
     def step(self, model: nn.Module, task: Any, item: Any, state: Any, group: Group) -> Step:
@@ -203,6 +213,10 @@ class Objective(ABC):
     @abstractmethod
     def table(self, metrics: Mapping[str, Any], task: Any) -> list[list[str]]:
         """An evaluation as the lines of a table for people, headings first."""
+
+    def summarize(self, metrics: Mapping[str, Any]) -> str:
+        """A validation in one line."""
+        return "  ".join(metric.show(metrics[metric.name]) for metric in self.summary)
 
     def locate(self, inputs: Mapping[str, Tensor]) -> str:
         """Where a step's inputs come from, in a few words."""

@@ -16,6 +16,7 @@ class LanguageModel(NextToken):
 
     headline = Metric("perplexity", "perplexity", "{:.3f}")
     progress = (LOSS, headline)
+    summary = (LOSS, headline)
 
     def metrics(self, sums: Sums) -> dict[str, Any]:
         loss = sums.values["loss"].item() / max(sums.values["positions"].item(), 1)

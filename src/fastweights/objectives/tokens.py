@@ -37,6 +37,10 @@ class NextToken(Objective):
     ) -> Source:
         return task.training_batches(data, batch_size, seed, shard)
 
+    def check_data(self, task: SequenceTask, data: str | None) -> None:
+        super().check_data(task, data)
+        task.evaluation_batches(data, "valid", 1)
+
     def statistics(self, losses: Tensor, logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Additive statistics of a batch, from losses `[P]`, logits `[P, V]` and targets `[P]` at its loss_mask."""
         return {

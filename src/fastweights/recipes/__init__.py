@@ -15,14 +15,15 @@ from fastweights import specs
 from fastweights.cores import CORES
 from fastweights.errors import UserError, nearest
 from fastweights.objectives import OBJECTIVES
-from fastweights.recipes.assembly import Assembly, assemble, load_interface, model_size, parts_of
+from fastweights.recipes.assembly import Assembly, assemble, headline_of, load_interface, model_size, parts_of, size
 from fastweights.recipes.options import EarlyStopping, Recipe, TrainingOptions, WeightAverage
 from fastweights.recipes.yaml import parse, read
 from fastweights.tasks import TASKS
 
 __all__ = [
-    "Assembly", "EarlyStopping", "Recipe", "TrainingOptions", "WeightAverage", "assemble", "explain", "known_keys",
-    "load", "load_interface", "model_size", "names", "path", "with_more_steps",
+    "Assembly", "EarlyStopping", "Recipe", "TrainingOptions", "WeightAverage", "assemble", "explain",
+    "headline_of", "known_keys", "load", "load_interface", "model_size", "names", "path", "size",
+    "with_more_steps",
 ]  # fmt: skip
 
 
@@ -113,7 +114,10 @@ def with_more_steps(recipe: Recipe, steps: int) -> Recipe:
 
 def known_keys() -> list[str]:
     """Every key of a recipe, dotted, with the options of all shipped parts."""
-    keys = [*specs.keys_of(Recipe), *(f"{key}.type" for key in ("task", "model.core", "objective", "training.optimizer"))]
+    keys = [
+        *specs.keys_of(Recipe),
+        *(f"{key}.type" for key in ("task", "model.core", "objective", "training.optimizer")),
+    ]
     for where, registry, skip in (("task", TASKS, 0), ("model.core", CORES, 1), ("objective", OBJECTIVES, 0)):
         keys += [f"{where}.{key}" for part in registry.entries.values() for key in specs.options_of(part, skip)]
     for objective in OBJECTIVES.entries.values():
@@ -151,7 +155,11 @@ def _fields(cls: type, indent: str) -> list[str]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             name = ast.unparse(field.target)
             lines.append(f"{indent}{name}: {ast.literal_eval(text.value)}")
-            nested = [hint for hint in (hints[name], *typing.get_args(hints[name])) if is_dataclass(hint)]
+            nested = [
+                hint
+                for hint in (hints[name], *typing.get_args(hints[name]))
+                if isinstance(hint, type) and is_dataclass(hint)
+            ]
             for hint in nested:
                 lines += _fields(hint, indent + "  ")
     return lines

@@ -11,7 +11,7 @@ from torch import nn
 from fastweights import specs, tasks
 from fastweights.cores import CORES, Core, state_size
 from fastweights.errors import UserError
-from fastweights.objectives import OBJECTIVES, Objective
+from fastweights.objectives import OBJECTIVES, Metric, Objective
 from fastweights.recipes.options import Recipe
 from fastweights.tasks import Interface, Task
 from fastweights.tasks.contract import interface_from_dict
@@ -28,7 +28,7 @@ class Assembly(NamedTuple):
 
 
 def assemble(recipe: Recipe, data: str | None = None, interface: Interface | None = None) -> Assembly:
-    """Build a recipe's parts, with weights by its seed.
+    """Build a recipe's parts, with weights by its seed, and call the model once.
 
     Args:
         recipe: the recipe.
@@ -38,6 +38,17 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
     Raises:
         UserError: where a part cannot be built or parts do not fit.
     """
+    assembly = _build(recipe, data, interface)
+    example = assembly.objective.example(assembly.interface)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            assembly.model(example)  # some options are checked only by the first call
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"The recipe's model cannot be called ({error}); change its options.") from error
+    return assembly
+
+
+def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Assembly:
     task = tasks.build(recipe.task)
     objective = OBJECTIVES.build(task.objective if recipe.objective is None else recipe.objective)
     if not isinstance(task, objective.task_type):
@@ -49,17 +60,7 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
     torch.manual_seed(recipe.training.seed)
     model = objective.build_model(recipe.model, interface)
     objective.check(task, model)
-    _try_model(model, objective.example(interface))
     return Assembly(recipe, task, objective, interface, model)
-
-
-def _try_model(model: nn.Module, example: torch.Tensor) -> None:
-    """Call a model once: some options are checked only by its first call."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(example.to(next(model.parameters()).device))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"The recipe's model cannot be called ({error}); change its options.") from error
 
 
 def load_interface(values: Mapping[str, Any]) -> Interface:
@@ -72,13 +73,19 @@ def load_interface(values: Mapping[str, Any]) -> Interface:
 
 
 def model_size(model: nn.Module) -> tuple[int, int]:
-    """The number of a model's weights, and of the elements in one row's state.
+    """The number of a model's weights, and of the elements in one row's state."""
+    return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
+
+
+def size(recipe: Recipe) -> tuple[int, int]:
+    """As `model_size`, for a recipe whose weights are not made.
 
     >>> from fastweights import recipes
-    >>> model_size(recipes.assemble(recipes.load("catbabi-qa/fwm")).model)
+    >>> size(recipes.load("catbabi-qa/fwm"))
     (683745, 33280)
     """
-    return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return model_size(_build(recipe, None, None).model)
 
 
 def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:
@@ -91,3 +98,8 @@ def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:
     objective = OBJECTIVES.find(name(task.objective if recipe.objective is None else recipe.objective))
     default = specs.options_of(objective.model_builder)["core"].default
     return task, objective, CORES.find(name(recipe.model.get("core", default)))
+
+
+def headline_of(recipe: Recipe) -> Metric:
+    """The headline metric of a recipe's objective; nothing is built."""
+    return parts_of(recipe)[1].headline

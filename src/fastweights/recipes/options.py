@@ -94,5 +94,3 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested dictionaries of plain values."""
         return asdict(self)
-
-

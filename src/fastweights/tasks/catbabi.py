@@ -71,7 +71,9 @@ class CatBabi(SequenceTask):
         origin = "endless generated stories" if data is None else f"the stories in {data}"
         return f"{origin} of bAbI's tasks {babi.format_tasks(self.babi_tasks)}, {self.mode.upper()} mode"
 
-    def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> StoryBatches:
+    def training_batches(
+        self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
+    ) -> StoryBatches:
         if data is None:
             source = GeneratedStories(self.babi_tasks, seed, self._weights(), self.held_out, self.setting)
         else:

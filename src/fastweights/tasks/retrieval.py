@@ -85,7 +85,9 @@ class Retrieval(SequenceTask):
         asked = "one" if self.form.queries == 1 else self.form.queries
         return f"{self.examples['train']:,} generated sequences ({self.mode}): {self.form.pairs} pairs, {asked} asked"
 
-    def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> SequenceBatches:
+    def training_batches(
+        self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
+    ) -> SequenceBatches:
         return SequenceBatches(self, self._draw("train", seed), batch_size, seed, shard)
 
     def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> SequenceBatches:

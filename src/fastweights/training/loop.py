@@ -199,9 +199,7 @@ class Trainer:
     def _validate_here(self) -> tuple[dict[str, Any], bool]:
         metrics = self.objective.validate(self.model, self.task, self.data, self.options.eval_batch_size, self.state)
         if not all(math.isfinite(value) for value in metrics.values() if isinstance(value, float)):
-            raise UserError(
-                f"The validation's metrics are not finite after step {self.step}; {self._advice()}"
-            )
+            raise UserError(f"The validation's metrics are not finite after step {self.step}; {self._advice()}")
         value = metrics[self.objective.headline.name]
         is_best = self.objective.headline.is_better(value, self.best)
         if is_best:

@@ -13,14 +13,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
+from filelock import FileLock, Timeout
 
 from fastweights.errors import UserError
 from fastweights.training.checkpoint import unwritable, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
 
 
 class InUse(UserError):
@@ -44,7 +40,7 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
         self._lock_path = self.path / "lock"
-        self._lock: int | None = None
+        self._lock = FileLock(self._lock_path)
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> Self:
@@ -88,31 +84,22 @@ class RunFolder:
 
     def lock(self) -> None:
         """Keep other writers out until `unlock` or the end of this process, however it ends."""
-        if self._lock is not None:
+        if self._lock.is_locked:
             return
         try:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock.acquire(blocking=False)
+            self._lock_path.write_text(str(os.getpid()))
+        except Timeout as error:
+            raise InUse(
+                f"{self.path} is in use by {self._holder()}; wait for it to end or choose another --out"
+            ) from error
         except OSError as error:
+            self._lock.release()
             raise unwritable(self._lock_path, error) from error
-        try:
-            if not _try_to_lock(descriptor):
-                raise InUse(f"{self.path} is in use by {self._holder()}; wait for it to end or choose another --out")
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-        except BaseException as error:
-            os.close(descriptor)
-            if isinstance(error, OSError):
-                raise unwritable(self._lock_path, error) from error
-            raise
-        self._lock = descriptor
 
     def unlock(self) -> None:
-        """Let other writers in."""
-        if self._lock is not None:
-            # The file stays: to remove it would let two writers lock two files of the same name.
-            _let_go(self._lock)
-            os.close(self._lock)
-            self._lock = None
+        """Let other writers in; the lock file stays, so that two writers never lock two files of one name."""
+        self._lock.release()
 
     def read_config(self) -> dict[str, Any]:
         """Return the configuration that the run was created with."""
@@ -126,7 +113,7 @@ class RunFolder:
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Keep a changed configuration."""
+        """Replace the configuration."""
         self._require_lock()
         write_atomically(self.config, _to_yaml(config))
 
@@ -170,7 +157,7 @@ class RunFolder:
                 )
 
     def _require_lock(self) -> None:
-        if self._lock is None:
+        if not self._lock.is_locked:
             raise RuntimeError(f"{self.path} is not locked: write to a run only inside `with run:`")
 
     def _holder(self) -> str:
@@ -184,33 +171,6 @@ class RunFolder:
 
 def _to_yaml(config: dict[str, Any]) -> bytes:
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
-
-
-def _try_to_lock(descriptor: int) -> bool:
-    """Lock an open file without waiting; the system lets go of it when the process ends, even by a kill."""
-    try:
-        if os.name == "nt":
-            _lock_byte(descriptor, msvcrt.LK_NBLCK)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-def _let_go(descriptor: int) -> None:
-    """Undo `_try_to_lock`, also for processes that were forked with the file open."""
-    if os.name == "nt":
-        _lock_byte(descriptor, msvcrt.LK_UNLCK)
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _lock_byte(descriptor: int, mode: int) -> None:
-    """Lock or unlock, on Windows, a byte far behind the end, since locked text could not be read."""
-    os.lseek(descriptor, 1 << 30, os.SEEK_SET)
-    msvcrt.locking(descriptor, mode, 1)
-    os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def _to_line(record: dict[str, Any]) -> bytes:

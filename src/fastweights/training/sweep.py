@@ -1,7 +1,7 @@
 """Many runs: recipes × settings × seeds, each in a run folder of its own.
 
-A sweep keeps no books beside its run folders, so it goes on where it stopped when the same command is given again, and
-any number of processes, on any machines that see the folder, share the work by giving it too.
+All state of a sweep is in its run folders: the same command resumes it, and any number of processes that give the same
+command, on any machines with the folder on a shared filesystem, divide the runs among them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastweights import recipes, tasks, training
+from fastweights import recipes
 from fastweights.errors import UserError
 from fastweights.recipes import Recipe
-from fastweights.training.evaluate import evaluate
-from fastweights.training.loop import Observer, load_model
-from fastweights.training.runs import InUse, RunFolder, write_atomically
+from fastweights.training import checkpoint
+from fastweights.training.checkpoint import write_atomically
+from fastweights.training.loop import Observer, Trainer
+from fastweights.training.runs import InUse, RunFolder
+from fastweights.training.trained import load_model
 
 SEED = "training.seed"
 
@@ -70,20 +72,20 @@ def run(
     tests: bool,
     observe: Callable[[str], AbstractContextManager[Observer]],
 ) -> Iterator[tuple[Point, str]]:
-    """Make the runs that are not made yet, one after another, and say of each what became of it.
+    """Train the runs that are not finished, one after another, and yield the outcome of each.
 
     Args:
         found: the runs.
-        folder: where their folders are.
+        folder: the folder of their run folders.
         data: the directory of the task's files, or None for generated data.
-        tests: whether the best model of each is asked the test split, which is kept in `test.json` in its folder.
-        observe: given the path of a run, what watches it.
+        tests: evaluate the best model of each on the test split; the metrics are saved as `test.json` in its folder.
+        observe: gives a listener for the path of a run.
 
     Yields:
-        a run, and "done", "made", "in use" where another process makes it, or the sentence of its failure.
+        a run, and "done", "made", "in use" where another process trains it, or the sentence of its failure.
 
     Raises:
-        Interrupted: on Ctrl-C or a polite kill; what was made is saved.
+        Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     for point in found:
         path = point.path(folder)
@@ -91,18 +93,18 @@ def run(
         config = {"recipe": point.recipe.to_dict(), "data": data, "sweep": settings}
         try:
             resumes = (path / "config.yaml").exists()
-            with RunFolder.open(path) if resumes else RunFolder.create(path, config) as folder_of_run:
+            with RunFolder.open(path) if resumes else RunFolder.create(path, config) as run_folder:
                 if resumes:
-                    _check_same(folder_of_run, config)
-                if is_finished(folder_of_run, point.recipe, tests):
+                    _check_same(run_folder, config)
+                if is_finished(run_folder, point.recipe, tests):
                     yield point, "done"
                     continue
                 with observe(str(path)) as observer:
-                    trainer = training.begin(point.recipe, folder_of_run, data, observer)
+                    trainer = Trainer(recipes.assemble(point.recipe, data), run_folder, data, observer)
                     trainer.resume()
                     trainer.train()
                     if tests:
-                        ask_test_split(folder_of_run, point.recipe, data)
+                        evaluate_test_split(run_folder, trainer)
         except InUse:
             yield point, "in use"
         except UserError as error:
@@ -112,30 +114,24 @@ def run(
 
 
 def is_finished(run: RunFolder, recipe: Recipe, tests: bool) -> bool:
-    """Whether a run has made its last step, or was good enough before, and has been tested where it is to be."""
-    validations = [record for record in run.records() if "valid" in record]
-    if not validations or (tests and not (run.path / "test.json").exists()):
+    """Whether a run's last step is done or it stopped early, and it is tested where that is requested."""
+    if not run.last.exists() or (tests and not (run.path / "test.json").exists()):
         return False
-    step, goal = validations[-1]["step"], recipe.training.stop_at_accuracy
-    reached = goal is not None and validations[-1]["valid"].get("answer_accuracy", 0.0) >= goal
-    return step >= recipe.training.steps or reached
+    saved = checkpoint.read_metadata(run.last)
+    return bool(saved.get("stopped_early")) or saved["step"] >= recipe.training.steps
 
 
-def ask_test_split(run: RunFolder, recipe: Recipe, data: str | None) -> None:
-    """Ask a run's best model the test split and keep the answer in the run's folder; agents are tested in training."""
-    task = tasks.build(recipe.task)
-    if isinstance(task, tasks.ControlTask):
-        return
-    model, state, metadata = load_model(run.best)
-    rows = recipe.training.evaluation_rows
-    metrics = evaluate(
-        model, task.evaluation_batches(data, "test", rows), rows, state, carries_state=task.carries_state
+def evaluate_test_split(run: RunFolder, trainer: Trainer) -> None:
+    """Evaluate a run's best model on the test split, and save the metrics in the run's folder."""
+    model, state, metadata, _ = load_model(run.best, trust=True)  # this process has just trained it
+    metrics = trainer.objective.evaluate(
+        model, trainer.task, trainer.data, "test", trainer.options.eval_batch_size, state
     )
     text = json.dumps({"split": "test", "step": metadata["step"], **metrics})
     write_atomically(run.path / "test.json", text.encode())
 
 
 def _check_same(run: RunFolder, config: dict[str, Any]) -> None:
-    kept = run.read_config()
-    if recipes.load(None, kept.get("recipe", {})) != recipes.load(None, config["recipe"]):
+    saved = run.read_config()
+    if recipes.load(saved.get("recipe", {})) != recipes.load(config["recipe"]):
         raise UserError(f"{run.path} holds a run with other settings; sweep into another --out.")

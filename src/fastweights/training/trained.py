@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,18 +13,17 @@ from fastweights.cores.contract import map_state, state_from_dict
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
 from fastweights.recipes import Assembly
-from fastweights.tasks import Interface
 from fastweights.training import checkpoint
 from fastweights.training.runs import RunFolder
 
 
 class TrainedModel(NamedTuple):
-    """A model in eval mode, the state that it carried out of training (one row), and what its numbers mean."""
+    """A model in eval mode, its state at the end of training (one row, or None), its metadata and its recipe's parts."""
 
     model: nn.Module
     state: Any
     metadata: dict[str, Any]
-    interface: Interface
+    assembly: Assembly
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -32,19 +32,21 @@ class TrainedModel(NamedTuple):
         Raises:
             UserError: where the model is an agent.
         """
-        if not isinstance(self.interface, Vocabulary):
+        if not isinstance(self.assembly.interface, Vocabulary):
             raise UserError("The model is an agent, which has no vocabulary; load a token model.")
-        return self.interface
+        return self.assembly.interface
 
 
-def load_model(path: str | Path, *, trust: bool = False) -> TrainedModel:
+def load_model(path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False) -> TrainedModel:
     """Load a trained model.
 
-    >>> model, state, metadata, vocabulary = load_model("runs/mine")  # doctest: +SKIP
-    >>> tokens = torch.from_numpy(vocabulary.encode("mary went home . where is mary ?"))  # doctest: +SKIP
+    >>> trained = load_model("runs/mine")  # doctest: +SKIP
+    >>> tokens = trained.vocabulary.encode("mary went to the kitchen. where is mary?")  # doctest: +SKIP
+    >>> logits, state = trained.model(torch.from_numpy(tokens).unsqueeze(0), trained.state)  # doctest: +SKIP
 
     Args:
         path: a checkpoint, or a run folder (its best checkpoint).
+        overrides: other settings of the task or objective, such as "--task.distractors=2".
         trust: import code outside the package that the checkpoint names (an own core, task or objective).
 
     Raises:
@@ -53,19 +55,18 @@ def load_model(path: str | Path, *, trust: bool = False) -> TrainedModel:
     """
     path = checkpoint_of(path)
     flat, metadata = checkpoint.load(path)
-    assembly = assemble_from(path, metadata, trust=trust)
+    assembly = _assemble(path, metadata, overrides, trust)
     try:
         tensors = checkpoint.unflatten(flat)
         weights = tensors["model"] | tensors.get("average", {})
         assembly.model.load_state_dict(weights)
-        state = assembly.model.core.initial_state(1)
+        state = None
         if "state" in tensors:
-            state = state_from_dict(state, tensors["state"])
+            state = state_from_dict(assembly.model.core.initial_state(1), tensors["state"])
+            state = map_state(lambda tensor: tensor[:1], state)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _other_model(path, error) from error
-    return TrainedModel(
-        assembly.model.eval(), map_state(lambda tensor: tensor[:1], state), metadata, assembly.interface
-    )
+    return TrainedModel(assembly.model.eval(), state, metadata, assembly)
 
 
 def checkpoint_of(path: str | Path) -> Path:
@@ -77,12 +78,15 @@ def checkpoint_of(path: str | Path) -> Path:
     return run.best if run.best.exists() else run.last
 
 
-def assemble_from(path: Path, metadata: dict[str, Any], overrides: tuple[str, ...] = (), *, trust: bool) -> Assembly:
-    """The parts that a checkpoint's metadata describe, with overrides of the recipe.
+def _assemble(path: Path, metadata: dict[str, Any], overrides: Sequence[str], trust: bool) -> Assembly:
+    """The parts that a checkpoint's metadata describe.
 
     Raises:
         UserError: where they cannot be built, or name code outside the package and `trust` is False.
     """
+    for override in overrides:
+        if not override.startswith(("--task.", "--objective.")):
+            raise UserError(f"A trained model has its model and training settings; leave {override} out.")
     if not {"recipe", "interface"} <= metadata.keys():
         raise UserError(f"{path} does not say which model it holds; choose another checkpoint.")
     refuse_outside_code(path, metadata["recipe"], trust)

@@ -1,0 +1,90 @@
+"""`fastweights data`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from fastweights.cli.output import make_console, print_json
+
+STORY_SIZES = {
+    "people": "people in a story (bAbI's tasks 1-3 and 5-14; default: as in bAbI)",
+    "places": "places of a story",
+    "objects": "objects of a story",
+    "distractors": "statements between the facts and each question, about people of no question",
+}
+
+
+def stats(args: Namespace) -> None:
+    from fastweights.data.babi import statistics
+
+    found = statistics(args.directory, args.as_published)
+    if args.json:
+        print_json(found)
+        return
+    from rich.table import Table
+
+    console = make_console(False)
+    table = Table("split", "stories", "questions", "tokens", "tasks", box=None, pad_edge=False)
+    for split, counts in found.items():
+        table.add_row(
+            split,
+            *(f"{counts[key]:,}" for key in ("stories", "questions", "tokens")),
+            str(len(counts["tasks"])),
+        )
+    console.print(table)
+    for split, counts in found.items():
+        if counts["missing"]:
+            console.print(f"missing in {split}: {', '.join(counts['missing'])}")
+
+
+def generate(args: Namespace) -> None:
+    from rich.progress import track
+
+    from fastweights.data.babi import SPLITS, parse_tasks
+    from fastweights.data.generate import TASKS
+    from fastweights.data.generate.files import write_files
+    from fastweights.data.generate.setting import Setting
+
+    tasks = parse_tasks(args.babi_tasks) if args.babi_tasks else tuple(sorted(TASKS))
+    console = make_console(args.json)
+    sizes = {size: value for size in STORY_SIZES if (value := getattr(args, size)) is not None}
+    files = write_files(args.out, args.questions, args.seed, tasks, Setting(**sizes))
+    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+    paths = [str(path) for path in track(files, "writing", total=len(tasks) * len(SPLITS), **shown)]
+    if args.json:
+        print_json({"files": paths})
+    else:
+        console.print(f"{len(paths)} files in {args.out}; count them with: fastweights data stats {args.out}")
+
+
+def compare(args: Namespace) -> None:
+    from rich.progress import track
+
+    from fastweights.data.babi import TASK_NAMES, parse_tasks
+    from fastweights.data.compare import compare_directories
+
+    tasks = parse_tasks(args.babi_tasks) if args.babi_tasks else None
+    console = make_console(args.json)
+    progress = {"console": console, "transient": True, "disable": not console.is_terminal}
+    compared = compare_directories(args.real, args.generated, args.split, tasks)
+    found = dict(track(compared, "comparing", total=len(tasks or TASK_NAMES), **progress))
+    if args.json:
+        print_json(
+            {
+                task: {name: {"distance": c.distance, "floor": c.floor} for name, c in measures.items()}
+                for task, measures in found.items()
+            }
+        )
+        return
+    from rich.table import Table
+
+    table = Table("task", "measure", "distance", "floor", "ratio", box=None, pad_edge=False)
+    for task, measures in found.items():
+        for name, c in measures.items():
+            table.add_row(str(task), name, f"{c.distance:.4f}", f"{c.floor:.4f}", f"{c.ratio:.2f}")
+    console.print(table)
+    ratios = [c.ratio for measures in found.values() for c in measures.values()]
+    near, far = sum(ratio <= 2 for ratio in ratios), sum(ratio > 4 for ratio in ratios)
+    console.print(
+        f"{near} of {len(ratios)} measures ({near / len(ratios):.1%}) within twice the floor, {far} above four times."
+    )

@@ -1,0 +1,52 @@
+"""`fastweights graphs`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from fastweights.cli.output import print_json
+from fastweights.errors import UserError
+
+
+def maps(args: Namespace) -> None:
+    """Draw graphs."""
+    from fastweights import recipes, tasks
+    from fastweights.analysis.graphs import draw_maps
+
+    recipe = recipes.load({"task": {"type": "graph-rl"}}, args.overrides)
+    task = tasks.build(recipe.task)
+    if not isinstance(task, tasks.GraphRL):
+        raise UserError("Maps are of the task graph-rl; leave --task.type out.")
+    draw_maps(task, args.split, args.numbers, args.out)
+    _written(args)
+
+
+def returns(args: Namespace) -> None:
+    """Draw returns against episodes."""
+    from fastweights.analysis.graphs import draw_returns
+
+    draw_returns(args.runs, args.out)
+    _written(args)
+
+
+def walk(args: Namespace) -> None:
+    """Let an agent walk a graph."""
+    from fastweights import tasks
+    from fastweights.analysis.graphs import walk, walk_text
+    from fastweights.training.trained import load_model
+
+    trained = load_model(args.path, args.overrides, trust=args.trust)
+    if not isinstance(trained.assembly.task, tasks.GraphRL):
+        raise UserError(f"{args.path} is no agent on graphs; choose another run.")
+    found = walk(trained.model, trained.assembly.task, args.split, args.graph, args.seed)
+    if args.json:
+        print_json(found)
+    else:
+        print(walk_text(found))
+
+
+def _written(args: Namespace) -> None:
+    if args.json:
+        print_json({"figure": args.out})
+    else:
+        print(f"drawn in {args.out}")

@@ -1,0 +1,40 @@
+"""Output: JSON for programs, a console for people."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fastweights.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value."""
+    print(json.dumps(value, allow_nan=False))
+
+
+def make_console(quiet: bool) -> Console:
+    """A console on standard output, or on standard error beside JSON."""
+    from rich.console import Console
+
+    console = Console(stderr=quiet, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # tables in a file need not fit a window
+    return console
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's number of threads, where one is given.
+
+    Raises:
+        UserError: where it is below 1.
+    """
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads is {threads}; give at least 1, or leave it out for torch's choice.")
+        torch.set_num_threads(threads)

@@ -1,0 +1,265 @@
+"""The table of commands: names, help texts, arguments, and the functions that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastweights.cli import data, evaluate, graphs, info, sweep, train
+
+
+class Argument(NamedTuple):
+    """The arguments of `argparse.ArgumentParser.add_argument`."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """One argument of a command."""
+    return Argument(names, options)
+
+
+class Command(NamedTuple):
+    """A command; a name of two words is in a group."""
+
+    name: str
+    run: Callable[[Any], int | None]
+    summary: str
+    arguments: tuple[Argument, ...] = ()
+    epilog: str = ""
+    takes_overrides: bool = False
+
+
+GROUPS = {
+    "data": "Count bAbI's stories, generate new ones, and compare them.",
+    "graphs": "Look at graphs and at agents on them.",
+}
+
+DATA = argument("--data", metavar="DIR", help="the directory of the task's files; without it, data are generated")
+THREADS = argument("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
+DEVICE = argument("--device", default="cpu", metavar="DEVICE", help="cpu (default), or cuda for a graphics card")
+TRUST = argument("--trust", action="store_true", help="import code outside the package that the checkpoint names")
+MODEL = argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
+SPLIT = argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
+FIGURE = argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+
+COMMANDS = (
+    Command(
+        "recipes",
+        info.recipes,
+        "List the recipes, with each model's weights and state size.",
+        (argument("name", metavar="NAME", nargs="?", help="show this recipe whole, with the meaning of its values"),),
+        """\
+A recipe is a YAML file: a task, a model and its training. To change much of one, save it as a file and train that:
+  fastweights recipes catbabi-qa/fwm
+  fastweights train my-recipe.yaml
+""",
+    ),
+    Command(
+        "train",
+        train.train,
+        "Train a recipe; the run folder holds configuration, metrics and checkpoints.",
+        (
+            argument("recipe", metavar="RECIPE", nargs="?", help="a name from `fastweights recipes`, or a YAML file"),
+            DATA,
+            argument("--out", metavar="RUN", help="the run folder (default: runs/RECIPE)"),
+            argument("--seed", type=int, metavar="N", help="seed of weights, data order and dropout (training.seed)"),
+            argument("--babi-tasks", metavar="LIST", help="bAbI's tasks, such as 1,2,4-20 (task.babi_tasks)"),
+            argument("--resume", action="store_true", help="resume the run in --out, bit for bit"),
+            THREADS,
+            DEVICE,
+            TRUST,
+        ),
+        """\
+Every value of a recipe can be changed on the command line:
+  fastweights train catbabi-qa/fwm --training.steps 1000 --model.core.memory_size 16
+  fastweights train catbabi-qa/fwm --training.optimizer '{type: adamw, weight_decay: 0.01}'
+  fastweights train catbabi-qa/fwm --data en-valid-10k --babi-tasks 1,2,4-20
+  fastweights train catbabi-qa/fwm --model.core '{type: my_core.py:MyCore, hidden_size: 64}'   # your own core
+  fastweights train catbabi-qa/fwm --resume          # after Ctrl-C, a crash or a power cut
+  fastweights train --resume --out runs/catbabi-qa/fwm --training.steps 60000  # more steps (constant learning rate)
+`fastweights recipes NAME` shows all values of a recipe and their meaning.
+""",
+        takes_overrides=True,
+    ),
+    Command(
+        "sweep",
+        sweep.sweep,
+        "Train recipes with every combination of settings and seeds.",
+        (
+            argument("recipes", metavar="RECIPE", nargs="+", help="names from `fastweights recipes`, or YAML files"),
+            argument(
+                "--over",
+                metavar="KEY=VALUE,VALUE",
+                action="append",
+                default=[],
+                help="a setting and its values, such as task.pairs=8,16; may be repeated",
+            ),
+            argument("--out", metavar="FOLDER", required=True, help="the folder of the run folders"),
+            DATA,
+            argument("--test", action="store_true", help="evaluate each run's best model on the test split"),
+            THREADS,
+        ),
+        """\
+Each run has a folder of its own. The same command resumes the sweep; several processes that give it, on any machines
+with the folder on a shared filesystem, divide the runs among them (one thread each is best):
+  fastweights sweep art/fw-lstm art/lstm --over task.pairs=8,16 --over training.seed=0,1,2 --out sweeps/art --threads 1
+Other settings change all runs, as with `fastweights train`:
+  fastweights sweep art/fwm --over model.core.memory_size=8,16 --training.steps 500 --out sweeps/sizes
+Table and learning curves:
+  fastweights report sweeps/art --out art
+""",
+        takes_overrides=True,
+    ),
+    Command(
+        "report",
+        sweep.report,
+        "Show a sweep's runs as a table and learning curves.",
+        (
+            argument("folder", metavar="FOLDER", help="the --out of `fastweights sweep`"),
+            argument("--out", metavar="NAME", help="also write NAME.md, NAME.png and NAME.svg"),
+        ),
+    ),
+    Command(
+        "evaluate",
+        evaluate.evaluate,
+        "Evaluate a trained model: accuracy and perplexity, or an agent's return.",
+        (
+            MODEL,
+            argument("--data", metavar="DIR", help="the task's files (default: those of training)"),
+            argument("--generated", action="store_true", help="evaluate on generated data, whatever it was trained on"),
+            argument("--split", default="valid", choices=("valid", "test"), help="default: valid"),
+            argument(
+                "--babi-tasks", metavar="LIST", help="bAbI's tasks, such as 1,2,4-20 (default: those of training)"
+            ),
+            argument(
+                "--batch-size",
+                type=int,
+                metavar="N",
+                help="rows side by side: 1 for a final figure of streams (their default), 128 for speed",
+            ),
+            argument("--initial-state", action="store_true", help="start from the initial state, not from training's"),
+            argument("--episodes", type=int, metavar="N", help="episodes of each environment (agents; default: 10)"),
+            DEVICE,
+            TRUST,
+        ),
+        """\
+Examples:
+  fastweights evaluate runs/catbabi-qa/fwm                            # new stories of the kind of its training
+  fastweights evaluate runs/catbabi-qa/fwm --data en-valid-10k        # bAbI's own questions
+  fastweights evaluate runs/catbabi-qa/fwm --task.distractors 2       # harder stories
+  fastweights evaluate runs/catbabi-qa/fwm/best.safetensors --babi-tasks 1-3 --json
+  fastweights evaluate runs/graph-rl/fwm --split test --episodes 20   # unseen graphs
+""",
+        takes_overrides=True,
+    ),
+    Command(
+        "data stats",
+        data.stats,
+        "Count stories, questions and tokens (the paper's table 3), and name missing files.",
+        (
+            argument("directory", metavar="DIR", help="a directory of bAbI's files, such as en-valid-10k"),
+            argument(
+                "--as-published",
+                action="store_true",
+                help="count as the authors' script does, which loses each file's last story",
+            ),
+        ),
+    ),
+    Command(
+        "data generate",
+        data.generate,
+        "Write generated stories as files in bAbI's own format.",
+        (
+            argument("--out", metavar="DIR", required=True, help="an empty or new directory"),
+            argument(
+                "--questions",
+                type=int,
+                default=9000,
+                metavar="N",
+                help="questions of a training file; validation and test have a ninth (default: 9000, as bAbI's 10k)",
+            ),
+            argument("--seed", type=int, default=0, metavar="N", help="seed of the stories (default: 0)"),
+            argument("--babi-tasks", metavar="LIST", help="such as 1-3,6 (default: all)"),
+            *(argument(f"--{size}", type=int, metavar="N", help=text) for size, text in data.STORY_SIZES.items()),
+        ),
+        "Example:\n  fastweights data generate --out stories --questions 9000 --seed 0 --babi-tasks 1-3,6\n",
+    ),
+    Command(
+        "data compare",
+        data.compare,
+        "Measure the distance of generated stories from real ones, task by task, beside that of chance.",
+        (
+            argument("real", metavar="REAL", help="a directory of bAbI's files, such as en-valid-10k"),
+            argument("generated", metavar="GENERATED", help="a directory from `fastweights data generate`"),
+            argument("--babi-tasks", metavar="LIST", help="such as 1-3,6 (default: those of both directories)"),
+            argument("--split", default="train", choices=("train", "valid", "test"), help="default: train"),
+        ),
+        """\
+Each measure counts something in every story (words, sentences, answers, distances of supporting facts …). The distance
+is the total variation between the two distributions: 0 for equal ones, 1 for disjoint ones. The floor is the 95th
+percentile of the distances between random halves of the real stories: that of chance alone. A ratio of distance to
+floor up to 2 means that the stories can hardly be told apart by this measure.
+
+Example:
+  fastweights data generate --out stories --seed 0
+  fastweights data compare en-valid-10k stories
+""",
+    ),
+    Command(
+        "graphs maps",
+        graphs.maps,
+        "Draw graphs, with an agent and its goal.",
+        (
+            argument("numbers", metavar="GRAPH", type=int, nargs="*", default=[0, 1], help="which (default: 0 1)"),
+            FIGURE,
+            SPLIT,
+        ),
+        "Other rules of the graphs:  fastweights graphs maps 0 --out map.png --task.places 7\n",
+        takes_overrides=True,
+    ),
+    Command(
+        "graphs returns",
+        graphs.returns,
+        "Draw runs' returns against episodes, with the exact bounds.",
+        (argument("runs", metavar="RUN", nargs="+", help="run folders of agents on graphs"), FIGURE),
+    ),
+    Command(
+        "graphs walk",
+        graphs.walk,
+        "Let an agent walk a graph, and show its first and later paths to each goal.",
+        (
+            MODEL,
+            argument("--graph", type=int, default=0, metavar="N", help="which graph (default: 0)"),
+            argument("--seed", type=int, default=0, metavar="N", help="seed of goals and actions (default: 0)"),
+            SPLIT,
+            TRUST,
+        ),
+        takes_overrides=True,
+    ),
+    Command(
+        "bench",
+        info.bench,
+        "Time the training step, the memory op and streaming, per backend, as ratios.",
+        (
+            argument(
+                "--repeats", type=int, default=5, metavar="N", help="timed runs, of which the median (default: 5)"
+            ),
+            argument("--batch-size", type=int, metavar="N", help="sequences or agents (default: 32; with --agent 600)"),
+            argument("--length", type=int, metavar="N", help="steps of each (default: 200; with --agent 30)"),
+            argument("--agent", action="store_true", help="instead, time a training episode of the agent on graphs"),
+            argument(
+                "--growth",
+                metavar="FIGURE",
+                help="instead, draw the memory's time against length, batch size and size (PNG or SVG; some minutes)",
+            ),
+        ),
+        """\
+A backend is an implementation of the recurrences: reference is step by step, as in the paper; plain is chunkwise in
+torch's own operations; auto is the default, compiled where possible. Close other programs first, and compare only
+figures of one run. `fastweights doctor` lists the backends.
+""",
+    ),
+    Command("doctor", info.doctor, "Say what this machine can run, which backends are chosen, and why."),
+)

@@ -1,0 +1,133 @@
+"""`fastweights train`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastweights.cli.output import make_console, print_json, set_threads
+from fastweights.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastweights.distributed import Group
+    from fastweights.recipes import Recipe
+    from fastweights.training.loop import Trainer
+    from fastweights.training.runs import RunFolder
+
+
+def train(args: Namespace) -> int:
+    """Train a recipe, in every process of the group."""
+    from fastweights import distributed
+
+    with distributed.join(args.device) as group:
+        return _train(group, args)
+
+
+def _train(group: Group, args: Namespace) -> int:
+    from fastweights import recipes
+    from fastweights.training.display import ProgressObserver
+    from fastweights.training.loop import Interrupted, Observer, Trainer
+
+    set_threads(args.threads)
+    if args.recipe is None and not (args.resume and args.out):
+        raise UserError("Give a recipe: `fastweights train RECIPE`, a name from `fastweights recipes`.")
+    name = Path(args.recipe).stem if str(args.recipe).endswith((".yaml", ".yml")) else args.recipe
+    out = args.out or f"runs/{name}"
+    recipe, data, run = _resumed_run(args, out) if args.resume else _new_recipe(args)
+    assembly = recipes.assemble(recipe, data)
+    if run is None:
+        assembly.objective.check_data(assembly.task, data)
+        run = _create(group, out, assembly, data)
+    console = make_console(args.json)
+    with ExitStack() as stack:
+        observer = Observer()
+        if group.is_first:  # the others are silent and write nothing
+            stack.enter_context(run)
+            observer = stack.enter_context(ProgressObserver(console))
+        trainer = Trainer(assembly, run, data, observer, group)
+        if args.resume:
+            trainer.resume()
+            if args.overrides and group.is_first:
+                run.write_config(run.read_config() | {"recipe": recipe.to_dict()})
+        if group.is_first:
+            _announce(console, trainer, data, out)
+        try:
+            metrics = trainer.train()
+        except Interrupted:
+            if group.is_first:
+                observer.stop()
+                console.print(
+                    f"Stopped after step {trainer.step}, all saved. Resume with: fastweights train --resume --out {out}"
+                )
+            return 130
+    if group.is_first:
+        _show(args, console, trainer, metrics or (run.records() or [{}])[-1].get("valid", {}), out)
+    return 0
+
+
+def _new_recipe(args: Namespace) -> tuple[Recipe, str | None, None]:
+    from fastweights import recipes
+
+    overrides = list(args.overrides)
+    if args.seed is not None:
+        overrides.append(f"--training.seed={args.seed}")
+    if args.babi_tasks:
+        overrides.append(f"--task.babi_tasks={args.babi_tasks}")
+    return recipes.load(args.recipe, overrides), args.data, None
+
+
+def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFolder]:
+    """The recipe and the data of a run to resume; only the number of steps may change."""
+    from fastweights import recipes
+    from fastweights.training.runs import RunFolder
+    from fastweights.training.trained import refuse_outside_code
+
+    run = RunFolder.open(out)
+    config = run.read_config()
+    given = {word.partition("=")[0] for word in args.overrides}
+    if not given <= {"--training.steps"} or args.seed is not None or args.babi_tasks:
+        others = [f"--{name}" for name in ("seed", "babi-tasks") if getattr(args, name.replace("-", "_")) is not None]
+        others += [word for word in args.overrides if not word.startswith("--training.steps")]
+        raise UserError(
+            f"A resumed run has the settings of {run.config}, except --training.steps; leave {', '.join(others)} out."
+        )
+    if not {"recipe", "data"} <= config.keys():
+        raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
+    refuse_outside_code(run.config, config["recipe"], args.trust or args.recipe is not None)
+    recipe = recipes.load(config["recipe"])
+    if given:
+        steps = recipes.load(recipe.to_dict(), args.overrides).training.steps
+        recipe = recipes.with_more_steps(recipe, steps)
+    return recipe, args.data or config["data"], run  # the directory may have moved
+
+
+def _create(group: Group, out: str, assembly: Any, data: str | None) -> RunFolder:
+    from fastweights.training.runs import RunFolder
+
+    if not group.is_first:
+        return RunFolder(out)
+    config = {"recipe": assembly.recipe.to_dict(), "data": data, "interface": assembly.interface.to_dict()}
+    return RunFolder.create(out, config)
+
+
+def _announce(console: Console, trainer: Trainer, data: str | None, out: str) -> None:
+    from fastweights.recipes import model_size
+
+    weights, state = model_size(trainer.model)
+    processes = f", {trainer.group.size} processes" if trainer.group.size > 1 else ""
+    description = trainer.task.describe(data)
+    console.print(f"Training {weights:,} weights (state {state:,}) on {description}{processes}; run folder {out}")
+
+
+def _show(args: Namespace, console: Console, trainer: Trainer, metrics: dict[str, Any], out: str) -> None:
+    from fastweights.training.display import as_table
+
+    if args.json:
+        print_json({"run": str(out), "step": trainer.step, **metrics})
+    elif metrics:
+        console.print(as_table(trainer.objective.table(metrics, trainer.task)))
+        console.print(f"Evaluate it with: fastweights evaluate {out}")
