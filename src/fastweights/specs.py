@@ -140,7 +140,8 @@ def check(where: str, value: Any, annotation: Any) -> Any:
         return TypeAdapter(annotation, config=config).validate_python(value)
     except ValidationError as error:
         reasons = dict.fromkeys(part["msg"].replace("Input should be", "it must be") for part in error.errors())
-        raise UserError(f"{where} is {value!r}; {' or '.join(reasons)}.") from error
+        sentence = " or ".join(reasons).replace(" or it must be", " or")
+        raise UserError(f"{where} is {value!r}; {sentence}.") from error
 
 
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:
@@ -157,7 +158,8 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in names:
-            raise UserError(f'A recipe has no key "{path}"{nearest(str(key), names) or "."}')
+            known = [f"{where}.{name}" if where else name for name in names]
+            raise UserError(f'A recipe has no key "{path}"{nearest(path, known) or "."}')
         nested = _dataclass_in(hints[key])
         takes = nested is not None and not (value is None and nested is not hints[key])
         found[key] = from_dict(nested, value, path) if nested and takes else check(path, value, hints[key])

@@ -13,6 +13,7 @@ from fastweights.analysis.figures import COLORS, new_figure, write
 from fastweights.environments.graphs import distances
 from fastweights.errors import UserError
 from fastweights.training.runs import RunFolder
+from fastweights.training.trained import refuse_outside_code
 
 if TYPE_CHECKING:
     from fastweights.environments.walks import GraphVectorEnv
@@ -87,7 +88,9 @@ def draw_returns(paths: Sequence[str | Path], path: str | Path) -> None:
     runs = []
     for name in paths:
         run = RunFolder.open(name)
-        task = tasks.build(recipes.load(run.read_config().get("recipe", {})).task)
+        recipe = run.read_config().get("recipe", {})
+        refuse_outside_code(run.config, recipe, trust=False)
+        task = tasks.build(recipes.load(recipe).task)
         if not isinstance(task, tasks.GraphRL):
             raise UserError(f"{name} is no run of an agent on graphs; choose another run.")
         runs.append((Path(name).name, run.records(), task))

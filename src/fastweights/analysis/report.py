@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from fastweights import recipes
 from fastweights.analysis.figures import COLORS, new_figure, write
 from fastweights.errors import UserError
 from fastweights.objectives import Metric
@@ -67,7 +66,7 @@ def collect(folder: str | Path) -> list[Row]:
         config = run.read_config()
         sweep, validations = config.get("sweep"), [record for record in run.records() if "valid" in record]
         if sweep and validations:
-            metric = recipes.headline_of(recipes.load(config["recipe"]))
+            metric = Metric(**config["headline"])
             settings = tuple((key, value) for key, value in sweep["settings"].items() if key != SEED)
             seed = sweep["settings"].get(SEED, "0")
             groups.setdefault((sweep["recipe"], metric, settings), []).append((seed, run, validations))

@@ -30,7 +30,8 @@ def train(args: Namespace) -> int:
 def _train(group: Group, args: Namespace) -> int:
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver
-    from fastweights.training.loop import Interrupted, Observer, Trainer
+    from fastweights.training.loop import Interrupted, Observer, Trainer, run_config
+    from fastweights.training.runs import RunFolder
 
     set_threads(args.threads)
     if args.recipe is None and not (args.resume and args.out):
@@ -41,7 +42,7 @@ def _train(group: Group, args: Namespace) -> int:
     assembly = recipes.assemble(recipe, data)
     if run is None:
         assembly.objective.check_data(assembly.task, data)
-        run = _create(group, out, assembly, data)
+        run = RunFolder.create(out, run_config(assembly, data)) if group.is_first else RunFolder(out)
     console = make_console(args.json)
     with ExitStack() as stack:
         observer = Observer()
@@ -103,15 +104,6 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
         steps = recipes.load(recipe.to_dict(), args.overrides).training.steps
         recipe = recipes.with_more_steps(recipe, steps)
     return recipe, args.data or config["data"], run  # the directory may have moved
-
-
-def _create(group: Group, out: str, assembly: Any, data: str | None) -> RunFolder:
-    from fastweights.training.runs import RunFolder
-
-    if not group.is_first:
-        return RunFolder(out)
-    config = {"recipe": assembly.recipe.to_dict(), "data": data, "interface": assembly.interface.to_dict()}
-    return RunFolder.create(out, config)
 
 
 def _announce(console: Console, trainer: Trainer, data: str | None, out: str) -> None:

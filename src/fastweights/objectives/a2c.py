@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from fastweights import specs
-from fastweights.cores.contract import Losses
+from fastweights.cores import Core, Losses
 from fastweights.distributed import Group
 from fastweights.errors import UserError
 from fastweights.models import ActorCritic, actor_critic
 from fastweights.objectives.contract import Metric, Objective, Step, Sums, bar
 from fastweights.objectives.tokens import added_metrics, added_sums
 from fastweights.specs import Fraction
-from fastweights.tasks import EnvironmentTask, Spaces, Task
+from fastweights.tasks import EnvironmentTask, Spaces
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -135,12 +135,12 @@ class A2C(Objective):
         self.discount, self.value_weight, self.entropy_weight = discount, value_weight, entropy_weight
         self._environments: VectorEnv | None = None
 
-    def check(self, task: Task, model: nn.Module, steps: int = 0) -> None:
-        super().check(task, model)
-        if not model.core.is_exact(task.steps):
+    def check_core(self, task: EnvironmentTask, core: Core) -> None:
+        super().check_core(task, core)
+        if not core.is_exact(task.steps):
             raise UserError(
-                f"{type(model.core).__name__} does not give the same in one call on an episode of {task.steps} steps as "
-                "step by step, so A2C cannot train it; choose a core with exact state, or a longer memory."
+                f"{type(core).__name__} gives other results for an episode of {task.steps} steps in one call than step by "
+                "step, so A2C cannot train it; choose a core with exact state consistency, or a longer memory."
             )
 
     def build_model(self, options: Mapping[str, Any], interface: Spaces) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from fastweights.cores import Core
 from fastweights.distributed import Group
 from fastweights.errors import UserError
 from fastweights.tasks import Interface, Source, Task
@@ -118,18 +119,24 @@ class Objective(ABC):
     model_builder: ClassVar[Callable[..., nn.Module]]
     """Builds a model from what the interface gives and the options under `model` in a recipe."""
 
-    def check(self, task: Task, model: nn.Module, steps: int = 0) -> None:
-        """Refuse a task or a core that does not fit.
+    def check_task(self, task: Task) -> None:
+        """Refuse a task of another kind.
 
         Raises:
-            UserError: saying what is missing.
+            UserError: saying which kind it must be.
         """
         if not isinstance(task, self.task_type):
             raise UserError(
-                f"The objective {type(self).__name__} needs a {self.task_type.__name__}, and {type(task).__name__} is "
-                "none; leave objective out of the recipe for the task's own."
+                f"{type(self).__name__} trains on a {self.task_type.__name__}, and {type(task).__name__} is none; leave "
+                "the objective out of the recipe for the task's own."
             )
-        core = model.core
+
+    def check_core(self, task: Any, core: Core) -> None:
+        """Refuse a core that lacks something.
+
+        Raises:
+            UserError: saying what it lacks.
+        """
         for name in task.required_arguments:
             if name not in core.supported_arguments:
                 raise UserError(

@@ -15,14 +15,14 @@ from fastweights import specs
 from fastweights.cores import CORES
 from fastweights.errors import UserError, nearest
 from fastweights.objectives import OBJECTIVES
-from fastweights.recipes.assembly import Assembly, assemble, headline_of, load_interface, model_size, parts_of, size
+from fastweights.recipes.assembly import Assembly, assemble, load_interface, model_size, parts_of, size
 from fastweights.recipes.options import EarlyStopping, Recipe, TrainingOptions, WeightAverage
 from fastweights.recipes.yaml import parse, read
 from fastweights.tasks import TASKS
 
 __all__ = [
     "Assembly", "EarlyStopping", "Recipe", "TrainingOptions", "WeightAverage", "assemble", "explain",
-    "headline_of", "known_keys", "load", "load_interface", "model_size", "names", "path", "size",
+    "known_keys", "load", "load_interface", "model_size", "names", "path", "size",
     "with_more_steps",
 ]  # fmt: skip
 
@@ -125,7 +125,7 @@ def known_keys() -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-_SIZES = ("vocabulary_size", "observation_size", "num_actions")
+_SIZES = ("vocabulary_size", "observation_size", "num_actions", "input_size")  # from the interface
 
 
 def explain(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from fastweights import specs, tasks
 from fastweights.cores import CORES, Core, state_size
 from fastweights.errors import UserError
-from fastweights.objectives import OBJECTIVES, Metric, Objective
+from fastweights.objectives import OBJECTIVES, Objective
 from fastweights.recipes.options import Recipe
 from fastweights.tasks import Interface, Task
 from fastweights.tasks.contract import interface_from_dict
@@ -51,15 +51,14 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
 def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Assembly:
     task = tasks.build(recipe.task)
     objective = OBJECTIVES.build(task.objective if recipe.objective is None else recipe.objective)
-    if not isinstance(task, objective.task_type):
-        objective.check(task, nn.Module())
+    objective.check_task(task)
     if interface is None:
         interface = task.prepare(data)
     else:
         task.restore(interface)
     torch.manual_seed(recipe.training.seed)
     model = objective.build_model(recipe.model, interface)
-    objective.check(task, model)
+    objective.check_core(task, model.core)
     return Assembly(recipe, task, objective, interface, model)
 
 
@@ -98,8 +97,3 @@ def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:
     objective = OBJECTIVES.find(name(task.objective if recipe.objective is None else recipe.objective))
     default = specs.options_of(objective.model_builder)["core"].default
     return task, objective, CORES.find(name(recipe.model.get("core", default)))
-
-
-def headline_of(recipe: Recipe) -> Metric:
-    """The headline metric of a recipe's objective; nothing is built."""
-    return parts_of(recipe)[1].headline

@@ -61,6 +61,16 @@ class Observer:
         """Something worth a line."""
 
 
+def run_config(assembly: Assembly, data: str | None) -> dict[str, Any]:
+    """The configuration of a run folder: all that a run is made of, and the metric by which it is compared."""
+    return {
+        "recipe": assembly.recipe.to_dict(),
+        "data": data,
+        "interface": assembly.interface.to_dict(),
+        "headline": assembly.objective.headline._asdict(),
+    }
+
+
 class Trainer:
     """One training run, in a run folder.
 

@@ -18,7 +18,7 @@ from fastweights.errors import UserError
 from fastweights.recipes import Recipe
 from fastweights.training import checkpoint
 from fastweights.training.checkpoint import write_atomically
-from fastweights.training.loop import Observer, Trainer
+from fastweights.training.loop import Observer, Trainer, run_config
 from fastweights.training.runs import InUse, RunFolder
 from fastweights.training.trained import load_model
 
@@ -89,9 +89,9 @@ def run(
     """
     for point in found:
         path = point.path(folder)
-        settings = {"recipe": point.name, "settings": point.settings}
-        config = {"recipe": point.recipe.to_dict(), "data": data, "sweep": settings}
         try:
+            assembly = recipes.assemble(point.recipe, data)
+            config = run_config(assembly, data) | {"sweep": {"recipe": point.name, "settings": point.settings}}
             resumes = (path / "config.yaml").exists()
             with RunFolder.open(path) if resumes else RunFolder.create(path, config) as run_folder:
                 if resumes:
@@ -100,7 +100,7 @@ def run(
                     yield point, "done"
                     continue
                 with observe(str(path)) as observer:
-                    trainer = Trainer(recipes.assemble(point.recipe, data), run_folder, data, observer)
+                    trainer = Trainer(assembly, run_folder, data, observer)
                     trainer.resume()
                     trainer.train()
                     if tests:
