@@ -38,7 +38,7 @@ NINE_STORIES = [story_of(task, *WORDS[task : 2 * task]) for task in range(1, 10)
 
 
 def key(story: EncodedStory) -> tuple:
-    return (story.task, tuple(story.inputs.tolist()), tuple(story.targets.tolist()))
+    return (story.babi_task, tuple(story.inputs.tolist()), tuple(story.targets.tolist()))
 
 
 def stories_in(inputs: np.ndarray, targets: np.ndarray, tasks: np.ndarray) -> list[tuple]:
@@ -129,7 +129,7 @@ def counted_generator(monkeypatch) -> list:
 
     module = types.ModuleType("fastweights.data.generate")
     module.generate_story = generate_story
-    module.check_task = lambda task, setting: None
+    module.check_babi_task = lambda task, setting: None
     module.AS_IN_BABI = None
     monkeypatch.setitem(sys.modules, "fastweights.data.generate", module)
     return calls
@@ -140,9 +140,9 @@ def test_generated_stories_depend_on_seed_and_index_only(counted_generator):
     assert source.epoch_length is None
     forwards = [key(source[index]) for index in range(30)]
     assert [key(again[index]) for index in reversed(range(30))] == forwards[::-1]
-    assert counted_generator[:30] == [(source.task(index), 5, index) for index in range(30)]
+    assert counted_generator[:30] == [(source.babi_task(index), 5, index) for index in range(30)]
     other = GeneratedStories((1, 4, 7), seed=6)
-    assert [other.task(index) for index in range(30)] != [source.task(index) for index in range(30)]
+    assert [other.babi_task(index) for index in range(30)] != [source.babi_task(index) for index in range(30)]
 
 
 def test_reading_a_generated_story_again_does_not_make_it_again(counted_generator):
@@ -152,7 +152,7 @@ def test_reading_a_generated_story_again_does_not_make_it_again(counted_generato
 
 
 def drawn_shares(source: GeneratedStories) -> dict[int, float]:
-    counts = Counter(source.task(index) for index in range(4000))
+    counts = Counter(source.babi_task(index) for index in range(4000))
     return {task: count / 4000 for task, count in counts.items()}
 
 
@@ -169,8 +169,8 @@ def test_tasks_are_drawn_in_proportion_to_their_weights(counted_generator):
 @pytest.mark.parametrize(
     ("tasks", "weights", "sentence"),
     [
-        ((), None, "no task is named"),
-        ((1, 2), {1: 1}, "task 2 stands in only one of task.tasks and task.weights"),
+        ((), None, "no bAbI task is named"),
+        ((1, 2), {1: 1}, "task 2 stands in only one of babi_tasks and weights"),
         ((1, 2), {1: 1, 2: 1, 3: 1}, "task 3 stands in only one"),
         ((1, 2), {1: 0, 2: 0}, "no proportions"),
         ((1, 2), {1: 1, 2: -1}, "no proportions"),
@@ -219,10 +219,10 @@ def test_a_row_is_padded_only_when_the_stories_are_used_up():
     mary, john, went, stop = (VOCABULARY.index(word) for word in ("mary", "john", "went", "."))
     assert first.inputs.tolist() == [[EOS, mary, stop], [EOS, john, went]]
     assert first.targets.tolist() == [[mary, stop, EOS], [john, went, stop]]
-    assert first.tasks.tolist() == [[1, 1, 1], [2, 2, 2]]
+    assert first.babi_tasks.tolist() == [[1, 1, 1], [2, 2, 2]]
     assert second.inputs.tolist() == [[PAD, PAD, PAD], [stop, PAD, PAD]]
     assert second.targets.tolist() == [[PAD, PAD, PAD], [EOS, PAD, PAD]]
-    assert second.tasks.tolist() == [[0, 0, 0], [2, 0, 0]]
+    assert second.babi_tasks.tolist() == [[0, 0, 0], [2, 0, 0]]
 
 
 def test_a_source_that_has_ended_stays_ended():

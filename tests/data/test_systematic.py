@@ -6,19 +6,19 @@ import pytest
 
 from fastweights import tasks
 from fastweights.data.babi import VOCABULARY, Question, Statement, Story, words
-from fastweights.data.generate import TASKS, generate_story
+from fastweights.data.generate import GENERATORS, generate_story
 from fastweights.data.sources import GeneratedStories
 from fastweights.data.systematic import combination, is_held_out, part_of, parts_of
 from fastweights.errors import UserError
 
 SHARE = 0.3
-STORIES = [generate_story(task, 0, index) for task in TASKS for index in range(60)]
+STORIES = [generate_story(task, 0, index) for task in GENERATORS for index in range(60)]
 
 
 def asked(stories):
     """The combinations that questions of stories are about, by task."""
     return {
-        (story.task, combination(story, line))
+        (story.babi_task, combination(story, line))
         for story in stories
         for line in story.lines
         if isinstance(line, Question)
@@ -82,7 +82,7 @@ def test_training_streams_never_ask_what_is_held_out():
     met = set()
     for index in range(200):
         story = source[index]
-        if story.task == 1:
+        if story.babi_task == 1:
             text = [place[number] for number in story.inputs]
             met |= {tuple(sorted((text[t - 1], text[t + 1]))) for t, word in enumerate(text[:-1]) if word == "?"}
     assert met and not met & for_evaluation

@@ -64,7 +64,7 @@ class FileStories:
 
 
 class GeneratedStories:
-    """Endless new stories of the given tasks, each task drawn equally often or in proportion to its weight.
+    """Endless new stories of the given bAbI tasks, each task drawn equally often or in proportion to its weight.
 
     Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1. With a share of
     combinations held out, nothing is asked about these (see `fastweights.data.systematic`). A setting changes the sizes
@@ -75,22 +75,22 @@ class GeneratedStories:
 
     def __init__(
         self,
-        tasks: Sequence[int],
+        babi_tasks: Sequence[int],
         seed: int,
         weights: Mapping[int, float] | None = None,
         held_out: float = 0.0,
         setting: Setting | None = None,
     ) -> None:
         # Imported here so that reading files does not load the generators.
-        from fastweights.data.generate import AS_IN_BABI, check_task, generate_story
+        from fastweights.data.generate import AS_IN_BABI, check_babi_task, generate_story
 
-        self._tasks, self._setting = tuple(tasks), setting or AS_IN_BABI
-        for task in self._tasks:
-            check_task(task, self._setting)
-        if not self._tasks:
-            raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
+        self._babi_tasks, self._setting = tuple(babi_tasks), setting or AS_IN_BABI
+        for babi_task in self._babi_tasks:
+            check_babi_task(babi_task, self._setting)
+        if not self._babi_tasks:
+            raise UserError("no bAbI task is named to generate stories of; name at least one")
         self._seed = seed
-        self._shares = list(itertools.accumulate(_proportions(self._tasks, weights)))
+        self._shares = list(itertools.accumulate(_proportions(self._babi_tasks, weights)))
         self._generate = generate_story
         self._held_out = held_out
         # Rows that resume ask for stories they have just read; generating one costs far more than keeping it.
@@ -99,18 +99,18 @@ class GeneratedStories:
     def __getitem__(self, index: int) -> EncodedStory:
         return self._story(index)
 
-    def task(self, index: int) -> int:
+    def babi_task(self, index: int) -> int:
         """Return the task of the story with this index, without making the story."""
         # A hash is as even as a generator's first number, and costs a twentieth of making a generator for each story.
         digest = blake2b(f"task of {self._seed}/{index}".encode(), digest_size=6).digest()
         draw = int.from_bytes(digest, "big") / 2**48
-        return self._tasks[bisect(self._shares, draw * self._shares[-1])]
+        return self._babi_tasks[bisect(self._shares, draw * self._shares[-1])]
 
     def _make(self, index: int) -> EncodedStory:
-        task = self.task(index)
+        babi_task = self.babi_task(index)
         # a story of which nothing is left is made anew, from an index that no other story has
         for attempt in itertools.count():
-            story = self._generate(task, self._seed, index + (attempt << 48), self._setting)
+            story = self._generate(babi_task, self._seed, index + (attempt << 48), self._setting)
             kept = part_of(story, False, self._held_out) if self._held_out else story
             if kept is not None:
                 return encode(kept)
@@ -133,16 +133,16 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 def _encoded(stories: Iterable[Story]) -> list[EncodedStory]:
     encoded = [encode(story) for story in stories]
     if not encoded:
-        raise UserError("there are no stories to read; name at least one task, for example --tasks 1")
+        raise UserError("there are no stories to read; name at least one bAbI task")
     return encoded
 
 
-def _proportions(tasks: Sequence[int], weights: Mapping[int, float] | None) -> list[float]:
+def _proportions(babi_tasks: Sequence[int], weights: Mapping[int, float] | None) -> list[float]:
     if weights is None:
-        return [1.0] * len(tasks)
-    if set(weights) != set(tasks):
-        task = min(set(weights) ^ set(tasks))
-        raise UserError(f"task {task} stands in only one of task.tasks and task.weights; give each task a weight")
+        return [1.0] * len(babi_tasks)
+    if set(weights) != set(babi_tasks):
+        babi_task = min(set(weights) ^ set(babi_tasks))
+        raise UserError(f"task {babi_task} stands in only one of babi_tasks and weights; give each task a weight")
     if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
         raise UserError(f"the weights of tasks {dict(weights)} are no proportions; give numbers from 0 up, not all 0")
-    return [float(weights[task]) for task in tasks]
+    return [float(weights[babi_task]) for babi_task in babi_tasks]

@@ -17,7 +17,7 @@ class Segment(NamedTuple):
 
     inputs: np.ndarray
     targets: np.ndarray
-    tasks: np.ndarray
+    babi_tasks: np.ndarray
 
 
 class Streams:
@@ -50,7 +50,7 @@ class Streams:
         if self._at_epoch_boundary() and self._is_empty() and self._source_has_ended():
             raise StopIteration
         self._feed()
-        # Padding and the task at padding are 0, so the rows need only write what they have.
+        # Padding and the bAbI task at padding are 0, so the rows need only write what they have.
         shape = (len(self._rows), self._length)
         segment = Segment(*(np.full(shape, PAD, dtype=np.int64) for _ in Segment._fields))
         for number, row in enumerate(self._rows):
@@ -127,7 +127,7 @@ class _Row:
         self.offset += count
         self.left -= count
 
-    def read(self, inputs: np.ndarray, targets: np.ndarray, tasks: np.ndarray) -> None:
+    def read(self, inputs: np.ndarray, targets: np.ndarray, babi_tasks: np.ndarray) -> None:
         """Move tokens into three arrays `[L]` until they are full or the row is empty."""
         place = 0
         while place < len(inputs) and self.stories:
@@ -137,7 +137,7 @@ class _Row:
             here = slice(self.offset, self.offset + count)
             inputs[there] = story.inputs[here]
             targets[there] = story.targets[here]
-            tasks[there] = story.task
+            babi_tasks[there] = story.babi_task
             place += count
             self.skip(count)
             if self.offset == len(story.inputs):

@@ -23,13 +23,13 @@ def combination(story: Story, question: Question) -> tuple[str, ...]:
     ('kitchen', 'mary')
     """
     lines = (question, *(story.lines[number - 1] for number in question.support))
-    said = words(Story(story.task, lines))
+    said = words(Story(story.babi_task, lines))
     return tuple(sorted(_NAMES.intersection(word for part in said for word in part.split(","))))
 
 
-def is_held_out(task: int, names: tuple[str, ...], share: float) -> bool:
+def is_held_out(babi_task: int, names: tuple[str, ...], share: float) -> bool:
     """Whether a task's combination is among those that training never asks about; the same on every machine."""
-    return zlib.crc32("/".join((str(task), *names)).encode()) < share * 2**32
+    return zlib.crc32("/".join((str(babi_task), *names)).encode()) < share * 2**32
 
 
 def part_of(story: Story, held_out: bool, share: float) -> Story | None:
@@ -47,10 +47,10 @@ def part_of(story: Story, held_out: bool, share: float) -> Story | None:
         if isinstance(line, Statement):
             lines.append(line)
             place[number] = len(lines)
-        elif is_held_out(story.task, combination(story, line), share) == held_out:
+        elif is_held_out(story.babi_task, combination(story, line), share) == held_out:
             lines.append(Question(line.text, line.answer, tuple(place[fact] for fact in line.support)))
             end = len(lines)
-    return Story(story.task, tuple(lines[:end])) if end else None
+    return Story(story.babi_task, tuple(lines[:end])) if end else None
 
 
 def parts_of(stories: Iterable[Story], held_out: bool, share: float) -> Iterator[Story]:

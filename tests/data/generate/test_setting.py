@@ -8,7 +8,7 @@ from babi_solvers import SOLVERS
 
 from fastweights import cli
 from fastweights.data.babi import Question, encode, read_file, words
-from fastweights.data.generate import TASKS, generate_story, questions_a_story
+from fastweights.data.generate import GENERATORS, generate_story, questions_a_story
 from fastweights.data.generate.files import write_files
 from fastweights.data.generate.setting import EVERYBODY, EVERYTHING, EVERYWHERE, Setting
 from fastweights.data.sources import GeneratedStories
@@ -92,7 +92,7 @@ def test_a_day_is_never_too_short_for_its_questions(people, statements):
     most = 0
     for questions in range(1, 60):
         try:
-            TASKS[14].cast(Setting(people=people, statements=statements, questions=questions))
+            GENERATORS[14].cast(Setting(people=people, statements=statements, questions=questions))
         except UserError:
             break
         most = questions
@@ -104,7 +104,7 @@ def test_a_day_is_never_too_short_for_its_questions(people, statements):
 def test_every_task_asks_equally_often_in_training():
     task = CatBabi(tasks="1,4,8")
     source = GeneratedStories(task.tasks(), 0, task._weights())
-    told = [source.task(index) for index in range(7000)]
+    told = [source.babi_task(index) for index in range(7000)]
     for number in (1, 4, 8):
         assert told.count(number) == pytest.approx(1000 * 5 / questions_a_story(number), rel=0.1)
 

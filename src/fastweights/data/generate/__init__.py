@@ -2,7 +2,7 @@
 
 The rules and frequencies follow what can be measured on the real files.
 
->>> story = generate_story(task=1, seed=0, index=0)
+>>> story = generate_story(babi_task=1, seed=0, index=0)
 >>> len(story.lines)
 15
 """
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 
-from fastweights.data.babi import Question, Story, format_tasks
+from fastweights.data.babi import Question, Story, format_babi_tasks
 from fastweights.data.generate import concluding, giving, handling, hinting, moving, placing, sizes, timing, wanting
 from fastweights.data.generate.setting import AS_IN_BABI, Setting
 from fastweights.data.generate.telling import BlockStoryteller
 from fastweights.errors import UserError
 
-TASKS: dict[int, type[BlockStoryteller] | Callable[[Random], Story]] = {
+GENERATORS: dict[int, type[BlockStoryteller] | Callable[[Random], Story]] = {
     1: moving.WhereIsThePerson,
     2: handling.WhereIsTheObject,
     3: handling.WhereWasTheObject,
@@ -41,44 +41,46 @@ TASKS: dict[int, type[BlockStoryteller] | Callable[[Random], Story]] = {
 }
 
 
-def generate_story(task: int, seed: int, index: int, setting: Setting = AS_IN_BABI) -> Story:
+def generate_story(babi_task: int, seed: int, index: int, setting: Setting = AS_IN_BABI) -> Story:
     """Return story `index` of the endless stream of a task, a seed and a setting, always the same one.
 
-    >>> generate_story(task=1, seed=0, index=7) == generate_story(task=1, seed=0, index=7)
+    >>> generate_story(babi_task=1, seed=0, index=7) == generate_story(babi_task=1, seed=0, index=7)
     True
-    >>> len(generate_story(task=1, seed=0, index=7, setting=Setting(questions=2)).lines)
+    >>> len(generate_story(babi_task=1, seed=0, index=7, setting=Setting(questions=2)).lines)
     6
 
     Raises:
         UserError: where there is no such task, or it cannot be of this setting.
     """
-    check_task(task, setting)
-    teller, rng = TASKS[task], Random(f"{seed}/{task}/{index}")
+    check_babi_task(babi_task, setting)
+    teller, rng = GENERATORS[babi_task], Random(f"{seed}/{babi_task}/{index}")
     return teller.story(rng, setting) if isinstance(teller, type) else teller(rng)
 
 
-def check_task(task: int, setting: Setting = AS_IN_BABI) -> None:
+def check_babi_task(babi_task: int, setting: Setting = AS_IN_BABI) -> None:
     """Refuse a task that cannot be generated.
 
     Raises:
         UserError: naming those that can, or what is impossible in the setting.
     """
-    if task not in TASKS:
-        raise UserError(f"stories of task {task} cannot be generated, only those of tasks {format_tasks(TASKS)}")
-    teller = TASKS[task]
+    if babi_task not in GENERATORS:
+        raise UserError(
+            f"stories of task {babi_task} cannot be generated, only those of tasks {format_babi_tasks(GENERATORS)}"
+        )
+    teller = GENERATORS[babi_task]
     if isinstance(teller, type):
         teller.cast(setting)
     elif setting != AS_IN_BABI:
-        sizable = format_tasks(task for task, teller in TASKS.items() if isinstance(teller, type))
-        raise UserError(f"Stories of task {task} are of one size only; change the sizes of tasks {sizable} alone.")
+        sizable = format_babi_tasks(babi_task for babi_task, teller in GENERATORS.items() if isinstance(teller, type))
+        raise UserError(f"Stories of task {babi_task} are of one size only; change the sizes of tasks {sizable} alone.")
 
 
 @lru_cache
-def questions_a_story(task: int, setting: Setting = AS_IN_BABI) -> float:
+def questions_a_story(babi_task: int, setting: Setting = AS_IN_BABI) -> float:
     """How many questions a story of the task has on average, counted in some.
 
     >>> questions_a_story(1), questions_a_story(4)
     (5.0, 1.0)
     """
-    stories = [generate_story(task, 0, index, setting) for index in range(50)]
+    stories = [generate_story(babi_task, 0, index, setting) for index in range(50)]
     return sum(isinstance(line, Question) for story in stories for line in story.lines) / len(stories)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastweights.data.babi import SPLITS, Question, Story, file_name
-from fastweights.data.generate import TASKS, check_task, generate_story
+from fastweights.data.generate import GENERATORS, check_babi_task, generate_story
 from fastweights.data.generate.setting import AS_IN_BABI, Setting
 from fastweights.errors import UserError
 
@@ -21,7 +21,7 @@ def write_files(
     directory: str | Path,
     questions: int,
     seed: int,
-    tasks: tuple[int, ...] | None = None,
+    babi_tasks: tuple[int, ...] | None = None,
     setting: Setting = AS_IN_BABI,
 ) -> Iterator[Path]:
     """Write `qa{n}_{train,valid,test}.txt` for each task, and give each file's path once it is whole.
@@ -33,15 +33,15 @@ def write_files(
         directory: an empty directory, or one to be made.
         questions: questions of a training file, for each task.
         seed: decides the stories.
-        tasks: bAbI's numbers; all that can be generated if not given.
+        babi_tasks: numbers, 1 to 20; all that can be generated if not given.
         setting: sizes of the stories.
 
     Raises:
         UserError: where there are too few questions for a split, a task is unknown, or the directory is not empty.
     """
-    tasks = tuple(sorted(TASKS)) if tasks is None else tasks
-    for task in tasks:
-        check_task(task, setting)
+    babi_tasks = tuple(sorted(GENERATORS)) if babi_tasks is None else babi_tasks
+    for babi_task in babi_tasks:
+        check_babi_task(babi_task, setting)
     least = max(PARTS.values())
     if questions < least:
         raise UserError(f"{questions} questions leave a split without any; give --questions {least} or more.")
@@ -50,10 +50,10 @@ def write_files(
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
             raise UserError(f"{directory} is not empty; give a new or an empty directory with --out.")
-        for task in tasks:
-            stories = different_stories(task, seed, setting)
+        for babi_task in babi_tasks:
+            stories = different_stories(babi_task, seed, setting)
             for split in SPLITS:
-                path = directory / file_name(task, split)
+                path = directory / file_name(babi_task, split)
                 text = "".join(map(format_story, take(stories, questions // PARTS[split])))
                 path.write_text(text, encoding="utf-8", newline="\n")
                 yield path
@@ -63,7 +63,7 @@ def write_files(
         ) from error
 
 
-def different_stories(task: int, seed: int, setting: Setting = AS_IN_BABI) -> Iterator[Story]:
+def different_stories(babi_task: int, seed: int, setting: Setting = AS_IN_BABI) -> Iterator[Story]:
     """The stories of a task's stream, each only once (in task 4, as often as it comes).
 
     Raises:
@@ -72,15 +72,15 @@ def different_stories(task: int, seed: int, setting: Setting = AS_IN_BABI) -> It
     seen: set[str] = set()
     new = 0  # the index of the last new story
     for index in itertools.count():
-        story = generate_story(task, seed, index, setting)
+        story = generate_story(babi_task, seed, index, setting)
         text = format_story(story)
-        if task in FEW_STORIES or text not in seen:
+        if babi_task in FEW_STORIES or text not in seen:
             seen.add(text)
             new = index
             yield story
         elif index - new > PATIENCE:
             raise UserError(
-                f"Task {task} has too few different stories of this size ({len(seen)} were found); "
+                f"Task {babi_task} has too few different stories of this size ({len(seen)} were found); "
                 "ask fewer questions, or make the stories larger."
             )
 
@@ -100,7 +100,7 @@ def format_story(story: Story) -> str:
     >>> format_story(Story(1, (Statement("Mary went home."), Question("Where is Mary?", "home", (1,)))))
     '1 Mary went home.\n2 Where is Mary? \thome\t1\n'
     """
-    blank = "" if story.task in NO_BLANK else " "
+    blank = "" if story.babi_task in NO_BLANK else " "
     lines = []
     for number, line in enumerate(story.lines, 1):
         end = ""
