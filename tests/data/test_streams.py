@@ -123,14 +123,14 @@ def counted_generator(monkeypatch) -> list:
     """Put a generator of one-word stories in the place of the real one; return the list of its calls."""
     calls = []
 
-    def generate_story(task: int, seed: int, index: int, setting: None) -> Story:
+    def generate_story(task: int, seed: int, index: int, sizes: None) -> Story:
         calls.append((task, seed, index))
         return story_of(task, WORDS[(seed + index) % len(WORDS)])
 
     module = types.ModuleType("fastweights.data.generate")
     module.generate_story = generate_story
-    module.check_babi_task = lambda task, setting: None
-    module.AS_IN_BABI = None
+    module.check_babi_task = lambda task, sizes: None
+    module.BABI_SIZES = None
     monkeypatch.setitem(sys.modules, "fastweights.data.generate", module)
     return calls
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from fastweights.data.babi import EncodedStory, Story, encode
-from fastweights.data.systematic import part_of
+from fastweights.data.systematic import filter_questions
 from fastweights.errors import UserError
 
 if TYPE_CHECKING:
-    from fastweights.data.generate.setting import Setting
+    from fastweights.data.generate.story_sizes import StorySizes
 
 Item = TypeVar("Item")
 
@@ -68,7 +68,7 @@ class GeneratedStories:
 
     Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1. With a share of
     combinations held out, nothing is asked about these (see `fastweights.data.systematic`). A setting changes the sizes
-    of the stories (see `fastweights.data.generate.setting`).
+    of the stories (see `fastweights.data.generate.story_sizes`).
     """
 
     epoch_length = None
@@ -79,14 +79,14 @@ class GeneratedStories:
         seed: int,
         weights: Mapping[int, float] | None = None,
         held_out: float = 0.0,
-        setting: Setting | None = None,
+        sizes: StorySizes | None = None,
     ) -> None:
         # Imported here so that reading files does not load the generators.
-        from fastweights.data.generate import AS_IN_BABI, check_babi_task, generate_story
+        from fastweights.data.generate import BABI_SIZES, check_babi_task, generate_story
 
-        self._babi_tasks, self._setting = tuple(babi_tasks), setting or AS_IN_BABI
+        self._babi_tasks, self._sizes = tuple(babi_tasks), sizes or BABI_SIZES
         for babi_task in self._babi_tasks:
-            check_babi_task(babi_task, self._setting)
+            check_babi_task(babi_task, self._sizes)
         if not self._babi_tasks:
             raise UserError("no bAbI task is named to generate stories of; name at least one")
         self._seed = seed
@@ -110,8 +110,8 @@ class GeneratedStories:
         babi_task = self.babi_task(index)
         # a story of which nothing is left is made anew, from an index that no other story has
         for attempt in itertools.count():
-            story = self._generate(babi_task, self._seed, index + (attempt << 48), self._setting)
-            kept = part_of(story, False, self._held_out) if self._held_out else story
+            story = self._generate(babi_task, self._seed, index + (attempt << 48), self._sizes)
+            kept = filter_questions(story, False, self._held_out) if self._held_out else story
             if kept is not None:
                 return encode(kept)
         raise AssertionError("unreachable")

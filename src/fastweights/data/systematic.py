@@ -27,12 +27,12 @@ def combination(story: Story, question: Question) -> tuple[str, ...]:
     return tuple(sorted(_NAMES.intersection(word for part in said for word in part.split(","))))
 
 
-def is_held_out(babi_task: int, names: tuple[str, ...], share: float) -> bool:
+def is_held_out(babi_task: int, names: tuple[str, ...], fraction: float) -> bool:
     """Whether a task's combination is among those that training never asks about; the same on every machine."""
-    return zlib.crc32("/".join((str(babi_task), *names)).encode()) < share * 2**32
+    return zlib.crc32("/".join((str(babi_task), *names)).encode()) < fraction * 2**32
 
 
-def part_of(story: Story, held_out: bool, share: float) -> Story | None:
+def filter_questions(story: Story, held_out: bool, fraction: float) -> Story | None:
     """The story with those questions only whose combination is held out (or is not); None where none is left.
 
     Args:
@@ -47,13 +47,13 @@ def part_of(story: Story, held_out: bool, share: float) -> Story | None:
         if isinstance(line, Statement):
             lines.append(line)
             place[number] = len(lines)
-        elif is_held_out(story.babi_task, combination(story, line), share) == held_out:
+        elif is_held_out(story.babi_task, combination(story, line), fraction) == held_out:
             lines.append(Question(line.text, line.answer, tuple(place[fact] for fact in line.support)))
             end = len(lines)
     return Story(story.babi_task, tuple(lines[:end])) if end else None
 
 
-def parts_of(stories: Iterable[Story], held_out: bool, share: float) -> Iterator[Story]:
+def filter_stories(stories: Iterable[Story], held_out: bool, fraction: float) -> Iterator[Story]:
     """What `part_of` leaves of stories."""
-    parts = (part_of(story, held_out, share) for story in stories)
+    parts = (filter_questions(story, held_out, fraction) for story in stories)
     return (part for part in parts if part is not None)

@@ -14,7 +14,7 @@ from babi_solvers import SOLVERS, numbered
 from fastweights.data.babi import BABI_TASK_COUNT, Question, Statement, Story, encode, words
 from fastweights.data.compare import compare, template
 from fastweights.data.generate import GENERATORS, generate_story
-from fastweights.data.generate.randomness import choose, choose_other, cycled, shuffled
+from fastweights.data.generate.sampling import choose, choose_other, cyclic_shuffled, shuffled
 from fastweights.errors import UserError
 
 SOLVED = sorted(GENERATORS)
@@ -323,8 +323,8 @@ def test_choices_are_fair():
 
 def test_in_a_cycle_nothing_keeps_its_place():
     rng = Random("cycle")
-    orders = Counter("".join(cycled(rng, "abcd")) for _ in range(3000))
+    orders = Counter("".join(cyclic_shuffled(rng, "abcd")) for _ in range(3000))
     assert all(one != other for order in orders for one, other in zip("abcd", order, strict=True))
     assert len(orders) == 6
     assert all(count == pytest.approx(500, abs=90) for count in orders.values())
-    assert cycled(rng, "ab") == ["b", "a"]
+    assert cyclic_shuffled(rng, "ab") == ["b", "a"]

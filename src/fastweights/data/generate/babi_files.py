@@ -1,4 +1,4 @@
-"""Generated stories as files in bAbI's own format, for any reader of it."""
+"""Generated stories as files in bAbI's own format."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from fastweights.data.babi import SPLITS, Question, Story, file_name
 from fastweights.data.generate import GENERATORS, check_babi_task, generate_story
-from fastweights.data.generate.setting import AS_IN_BABI, Setting
+from fastweights.data.generate.story_sizes import BABI_SIZES, StorySizes
 from fastweights.errors import UserError
 
-PARTS = {"train": 1, "valid": 9, "test": 9}  # a split has a question for so many of the training split's
-FEW_STORIES = (4,)  # tasks with so few possible stories that bAbI's own splits share some
-PATIENCE = 2000  # stories met before, one after another
-NO_BLANK = (4, 15, 16, 17, 18, 19, 20)  # tasks whose files have no blank between question mark and tab
+SPLIT_DIVISORS = {"train": 1, "valid": 9, "test": 9}  # questions of the training split per question of a split
+TASKS_WITH_REPEATS = (4,)  # few possible stories: bAbI's own splits share some, too
+MAX_REPEATS = 2000  # repeated stories in a row before `unique_stories` gives up
+TASKS_WITHOUT_BLANK = (4, 15, 16, 17, 18, 19, 20)  # no blank between question mark and tab in bAbI's files
 
 
 def write_files(
@@ -22,27 +22,27 @@ def write_files(
     questions: int,
     seed: int,
     babi_tasks: tuple[int, ...] | None = None,
-    setting: Setting = AS_IN_BABI,
+    sizes: StorySizes = BABI_SIZES,
 ) -> Iterator[Path]:
-    """Write `qa{n}_{train,valid,test}.txt` for each task, and give each file's path once it is whole.
+    """Write `qa{n}_{train,valid,test}.txt` for each bAbI task, and yield the path of each complete file.
 
-    Training files hold at least so many questions, in whole stories, the others a ninth. The splits share no story,
-    except in task 4, of which there are too few. The same arguments give the same bytes everywhere.
+    Training files hold at least `questions` questions, in whole stories; validation and test files a ninth. The splits
+    share no story, except in task 4, with its few possible stories. Equal arguments give equal bytes on every machine.
 
     Args:
-        directory: an empty directory, or one to be made.
-        questions: questions of a training file, for each task.
-        seed: decides the stories.
-        babi_tasks: numbers, 1 to 20; all that can be generated if not given.
-        setting: sizes of the stories.
+        directory: an empty or a new directory.
+        questions: minimum number of questions in each training file.
+        seed: seed of the stories.
+        babi_tasks: numbers, 1 to 20; None: all.
+        sizes: sizes of the stories.
 
     Raises:
-        UserError: where there are too few questions for a split, a task is unknown, or the directory is not empty.
+        UserError: for too few questions, an unknown bAbI task, or a directory that is not empty.
     """
     babi_tasks = tuple(sorted(GENERATORS)) if babi_tasks is None else babi_tasks
     for babi_task in babi_tasks:
-        check_babi_task(babi_task, setting)
-    least = max(PARTS.values())
+        check_babi_task(babi_task, sizes)
+    least = max(SPLIT_DIVISORS.values())
     if questions < least:
         raise UserError(f"{questions} questions leave a split without any; give --questions {least} or more.")
     directory = Path(directory)
@@ -51,10 +51,10 @@ def write_files(
         if any(directory.iterdir()):
             raise UserError(f"{directory} is not empty; give a new or an empty directory with --out.")
         for babi_task in babi_tasks:
-            stories = different_stories(babi_task, seed, setting)
+            stories = unique_stories(babi_task, seed, sizes)
             for split in SPLITS:
                 path = directory / file_name(babi_task, split)
-                text = "".join(map(format_story, take(stories, questions // PARTS[split])))
+                text = "".join(map(format_story, take_questions(stories, questions // SPLIT_DIVISORS[split])))
                 path.write_text(text, encoding="utf-8", newline="\n")
                 yield path
     except OSError as error:
@@ -63,30 +63,30 @@ def write_files(
         ) from error
 
 
-def different_stories(babi_task: int, seed: int, setting: Setting = AS_IN_BABI) -> Iterator[Story]:
-    """The stories of a task's stream, each only once (in task 4, as often as it comes).
+def unique_stories(babi_task: int, seed: int, sizes: StorySizes = BABI_SIZES) -> Iterator[Story]:
+    """Yield the stories of a bAbI task's stream, each only once (in task 4, with repeats).
 
     Raises:
-        UserError: where no new one comes any more, as the setting leaves too few.
+        UserError: if no new story is found, because these sizes allow too few.
     """
     seen: set[str] = set()
-    new = 0  # the index of the last new story
+    new = 0  # index of the last new story
     for index in itertools.count():
-        story = generate_story(babi_task, seed, index, setting)
+        story = generate_story(babi_task, seed, index, sizes)
         text = format_story(story)
-        if babi_task in FEW_STORIES or text not in seen:
+        if babi_task in TASKS_WITH_REPEATS or text not in seen:
             seen.add(text)
             new = index
             yield story
-        elif index - new > PATIENCE:
+        elif index - new > MAX_REPEATS:
             raise UserError(
                 f"Task {babi_task} has too few different stories of this size ({len(seen)} were found); "
                 "ask fewer questions, or make the stories larger."
             )
 
 
-def take(stories: Iterator[Story], questions: int) -> Iterator[Story]:
-    """The next stories, until so many questions are asked."""
+def take_questions(stories: Iterator[Story], questions: int) -> Iterator[Story]:
+    """Yield the next stories, until they hold at least `questions` questions."""
     while questions > 0:
         story = next(stories)
         questions -= sum(isinstance(line, Question) for line in story.lines)
@@ -94,13 +94,13 @@ def take(stories: Iterator[Story], questions: int) -> Iterator[Story]:
 
 
 def format_story(story: Story) -> str:
-    r"""The lines of a story as they stand in bAbI's files.
+    r"""Return the lines of a story in bAbI's file format.
 
     >>> from fastweights.data.babi import Statement
     >>> format_story(Story(1, (Statement("Mary went home."), Question("Where is Mary?", "home", (1,)))))
     '1 Mary went home.\n2 Where is Mary? \thome\t1\n'
     """
-    blank = "" if story.babi_task in NO_BLANK else " "
+    blank = "" if story.babi_task in TASKS_WITHOUT_BLANK else " "
     lines = []
     for number, line in enumerate(story.lines, 1):
         end = ""
