@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with discrete actions, POPGym's among them, as vectors of numbers for an agent."""
+"""Adapter for any Gymnasium environment with discrete actions, such as those of POPGym: flat observations."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation
 
 
-def make(name: str, rows: int, observation_size: int, actions: int) -> SyncVectorEnv:
-    """As many environments of a registered name; observations are flattened, numbers out of a few become one-hot.
+def make(name: str, num_envs: int, observation_size: int, actions: int) -> SyncVectorEnv:
+    """Return a vector environment of `num_envs` copies; observations are flat `[B, D]`, discrete ones one-hot.
 
     Raises:
-        ImportError: where POPGym is asked for and missing.
-        ValueError: where there is no such environment, or its sizes are others.
+        ImportError: if the environment is one of POPGym's and POPGym is missing.
+        ValueError: for an unknown environment, actions that are not discrete, or other sizes.
     """
     if name.startswith("popgym-"):
         import popgym  # noqa: F401 - registers its environments
     try:
-        one = gymnasium.make(name)
+        env = gymnasium.make(name)
     except gymnasium.error.Error as error:
         raise ValueError(f"there is no environment {name} ({error})") from error
-    if not isinstance(one.action_space, gymnasium.spaces.Discrete):
-        raise ValueError(f"{name} has actions {one.action_space}, and an agent chooses one of a few")
-    found = flatdim(one.observation_space), int(one.action_space.n)
-    one.close()
+    if not isinstance(env.action_space, gymnasium.spaces.Discrete):
+        raise ValueError(f"{name} has actions {env.action_space}, but they must be Discrete")
+    found = flatdim(env.observation_space), int(env.action_space.n)
+    env.close()
     if found != (observation_size, actions):
         raise ValueError(
             f"{name} has observation_size {found[0]} and actions {found[1]}, not {observation_size} and {actions}"
         )
-    return SyncVectorEnv([lambda: FlattenObservation(gymnasium.make(name, disable_env_checker=True))] * rows)
+    return SyncVectorEnv([lambda: FlattenObservation(gymnasium.make(name, disable_env_checker=True))] * num_envs)
