@@ -70,7 +70,7 @@ def test_an_answer_of_several_words_is_one_word():
 
 def test_encoding_shifts_the_words_by_one():
     encoded = babi.encode(FIRST)
-    assert encoded.task == 1
+    assert encoded.babi_task == 1
     assert [babi.VOCABULARY[word] for word in encoded.inputs] == ["<eos>", *babi.words(FIRST)]
     assert [babi.VOCABULARY[word] for word in encoded.targets] == [*babi.words(FIRST), "<eos>"]
     assert np.issubdtype(encoded.inputs.dtype, np.signedinteger)
@@ -88,31 +88,31 @@ def test_encoding_an_unknown_word_names_it():
     ("text", "tasks"),
     [("3", (3,)), ("1-3", (1, 2, 3)), (" 7 - 8 , 2", (2, 7, 8)), ("1-20", tuple(range(1, 21)))],
 )
-def test_parse_tasks(text, tasks):
-    assert babi.parse_tasks(text) == tasks
+def test_parse_babi_tasks(text, tasks):
+    assert babi.parse_babi_tasks(text) == tasks
 
 
 @given(st.sets(st.integers(1, 20), min_size=1))
 def test_tasks_are_written_as_they_are_read(tasks):
-    assert babi.parse_tasks(babi.format_tasks(tasks)) == tuple(sorted(tasks))
+    assert babi.parse_babi_tasks(babi.format_babi_tasks(tasks)) == tuple(sorted(tasks))
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", '"" in the tasks "" is no task'),
-        ("1,,2", '"" in the tasks "1,,2" is no task'),
-        ("1,two", '"two" in the tasks "1,two" is no task'),
-        ("-3", '"-3" in the tasks "-3" is no task'),
-        ("4-2", 'the range "4-2" in the tasks "4-2" runs backwards; write 2-4'),
-        ("0", "there is no bAbI task 0; the tasks are 1 to 20"),
+        ("", '"" in the bAbI tasks "" is no task'),
+        ("1,,2", '"" in the bAbI tasks "1,,2" is no task'),
+        ("1,two", '"two" in the bAbI tasks "1,two" is no task'),
+        ("-3", '"-3" in the bAbI tasks "-3" is no task'),
+        ("4-2", 'the range "4-2" in the bAbI tasks "4-2" runs backwards; write 2-4'),
+        ("0", "there is no bAbI task 0; they are 1 to 20"),
         ("1-999999999", "there is no bAbI task 999999999"),
-        ("1-5,3", 'task 3 stands more than once in the tasks "1-5,3"'),
+        ("1-5,3", 'task 3 stands more than once in the bAbI tasks "1-5,3"'),
     ],
 )
-def test_parse_tasks_explains_what_is_wrong(text, sentence):
+def test_parse_babi_tasks_explains_what_is_wrong(text, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)):
-        babi.parse_tasks(text)
+        babi.parse_babi_tasks(text)
 
 
 # Files
@@ -206,7 +206,7 @@ def test_read_split_goes_through_the_tasks(tmp_path):
     written(tmp_path)
     written(tmp_path, name="qa4_train.txt")
     stories = babi.read_split(tmp_path, "train", (1, 4))
-    assert [story.task for story in stories] == [1, 1, 4, 4]
+    assert [story.babi_task for story in stories] == [1, 1, 4, 4]
     assert stories[:2] == [FIRST, SECOND]
 
 
@@ -214,7 +214,7 @@ def test_as_published_the_last_story_of_each_file_is_lost(tmp_path):
     written(tmp_path)
     written(tmp_path, name="qa4_train.txt")
     stories = babi.read_split(tmp_path, "train", (1, 4), as_published=True)
-    assert [(story.task, story.lines) for story in stories] == [(1, FIRST.lines), (4, FIRST.lines)]
+    assert [(story.babi_task, story.lines) for story in stories] == [(1, FIRST.lines), (4, FIRST.lines)]
 
 
 def test_a_missing_file_is_named_with_the_way_on(tmp_path):
@@ -223,7 +223,7 @@ def test_a_missing_file_is_named_with_the_way_on(tmp_path):
     with pytest.raises(UserError) as raised:
         babi.read_split(tmp_path, "train", range(1, 7))
     assert str(raised.value) == (
-        f"{tmp_path} does not hold qa3_train.txt; go on without with --tasks 1,2,4-6 (in a recipe, task.tasks)"
+        f"{tmp_path} does not hold qa3_train.txt; to go on without, choose the bAbI tasks 1,2,4-6"
     )
 
 
@@ -258,10 +258,10 @@ def test_statistics(tmp_path):
     assert list(counts) == ["train", "valid"]
     assert counts["train"] == {
         **whole,
-        "tasks": {1: whole},
+        "babi_tasks": {1: whole},
         "missing": [f"qa{task}_train.txt" for task in range(2, 21)],
     }
-    assert counts["valid"]["tasks"] == {4: whole}
+    assert counts["valid"]["babi_tasks"] == {4: whole}
     published = babi.statistics(tmp_path, as_published=True)["train"]
     assert (published["stories"], published["questions"]) == (1, 2)
     assert published["tokens"] == len(babi.words(FIRST))

@@ -9,7 +9,7 @@ from fastweights import cli
 from fastweights.data.babi import Question, Statement, Story
 from fastweights.data.compare import MEASURES, Comparison, compare, template
 from fastweights.data.generate import generate_story
-from fastweights.data.generate.files import write_files
+from fastweights.data.generate.babi_files import write_files
 from fastweights.data.names import NAMES
 from fastweights.errors import UserError
 

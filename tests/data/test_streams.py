@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastweights.data.babi import EOS, PAD, VOCABULARY, EncodedStory, Statement, Story, encode, read_split
-from fastweights.data.sources import FileStories, GeneratedStories, InOrder, shuffled
+from fastweights.data.sources import GeneratedStories, OrderedStories, ShuffledStories, shuffled
 from fastweights.data.streams import Streams
 from fastweights.errors import UserError
 
@@ -32,13 +32,13 @@ some_stories = st.lists(
     min_size=1,
     max_size=12,
 )
-some_rows = st.integers(1, 5)
+some_batch_sizes = st.integers(1, 5)
 some_lengths = st.integers(1, 20)
 NINE_STORIES = [story_of(task, *WORDS[task : 2 * task]) for task in range(1, 10)]
 
 
 def key(story: EncodedStory) -> tuple:
-    return (story.task, tuple(story.inputs.tolist()), tuple(story.targets.tolist()))
+    return (story.babi_task, tuple(story.inputs.tolist()), tuple(story.targets.tolist()))
 
 
 def stories_in(inputs: np.ndarray, targets: np.ndarray, tasks: np.ndarray) -> list[tuple]:
@@ -70,7 +70,7 @@ def read_epoch(streams: Streams, epoch_length: int) -> list:
     while True:
         segments.append(streams.next_segment())
         state = streams.state_dict()
-        if not any(state["rows"]) and state["next"] % epoch_length == 0:
+        if not any(state["stories"]) and state["next"] % epoch_length == 0:
             return segments
 
 
@@ -84,29 +84,29 @@ def assert_equal(first, second) -> None:
 
 
 def test_in_order_gives_each_story_once():
-    source = InOrder(NINE_STORIES)
+    source = OrderedStories(NINE_STORIES)
     assert source.epoch_length == 9
     assert [key(story) for story in source] == [key(encode(story)) for story in NINE_STORIES]
 
 
-def test_file_stories_give_each_story_once_an_epoch():
-    source = FileStories(NINE_STORIES, seed=3)
+def test_shuffled_stories_give_each_story_once_an_epoch():
+    source = ShuffledStories(NINE_STORIES, seed=3)
     expected = Counter(key(encode(story)) for story in NINE_STORIES)
     orders = [[key(source[9 * epoch + place]) for place in range(9)] for epoch in range(4)]
     assert all(Counter(order) == expected for order in orders)
     assert len({tuple(order) for order in orders}) == 4, "epochs differ"
 
 
-def test_the_order_of_file_stories_depends_on_seed_and_index_only():
-    source = FileStories(NINE_STORIES, seed=3)
+def test_the_order_of_shuffled_stories_depends_on_seed_and_index_only():
+    source = ShuffledStories(NINE_STORIES, seed=3)
     forwards = [key(source[index]) for index in range(27)]
-    again = FileStories(NINE_STORIES, seed=3)
+    again = ShuffledStories(NINE_STORIES, seed=3)
     assert [key(again[index]) for index in reversed(range(27))] == forwards[::-1]
-    other = FileStories(NINE_STORIES, seed=4)
+    other = ShuffledStories(NINE_STORIES, seed=4)
     assert [key(other[index]) for index in range(27)] != forwards
 
 
-@pytest.mark.parametrize("source", [InOrder, lambda stories: FileStories(stories, seed=0)])
+@pytest.mark.parametrize("source", [OrderedStories, lambda stories: ShuffledStories(stories, seed=0)])
 def test_no_stories_are_no_source(source):
     with pytest.raises(UserError, match="no stories"):
         source([])
@@ -123,14 +123,14 @@ def counted_generator(monkeypatch) -> list:
     """Put a generator of one-word stories in the place of the real one; return the list of its calls."""
     calls = []
 
-    def generate_story(task: int, seed: int, index: int, setting: None) -> Story:
+    def generate_story(task: int, seed: int, index: int, sizes: None) -> Story:
         calls.append((task, seed, index))
         return story_of(task, WORDS[(seed + index) % len(WORDS)])
 
     module = types.ModuleType("fastweights.data.generate")
     module.generate_story = generate_story
-    module.check_task = lambda task, setting: None
-    module.AS_IN_BABI = None
+    module.check_babi_task = lambda task, sizes: None
+    module.BABI_SIZES = None
     monkeypatch.setitem(sys.modules, "fastweights.data.generate", module)
     return calls
 
@@ -140,9 +140,9 @@ def test_generated_stories_depend_on_seed_and_index_only(counted_generator):
     assert source.epoch_length is None
     forwards = [key(source[index]) for index in range(30)]
     assert [key(again[index]) for index in reversed(range(30))] == forwards[::-1]
-    assert counted_generator[:30] == [(source.task(index), 5, index) for index in range(30)]
+    assert counted_generator[:30] == [(source.babi_task(index), 5, index) for index in range(30)]
     other = GeneratedStories((1, 4, 7), seed=6)
-    assert [other.task(index) for index in range(30)] != [source.task(index) for index in range(30)]
+    assert [other.babi_task(index) for index in range(30)] != [source.babi_task(index) for index in range(30)]
 
 
 def test_reading_a_generated_story_again_does_not_make_it_again(counted_generator):
@@ -152,7 +152,7 @@ def test_reading_a_generated_story_again_does_not_make_it_again(counted_generato
 
 
 def drawn_shares(source: GeneratedStories) -> dict[int, float]:
-    counts = Counter(source.task(index) for index in range(4000))
+    counts = Counter(source.babi_task(index) for index in range(4000))
     return {task: count / 4000 for task, count in counts.items()}
 
 
@@ -169,8 +169,8 @@ def test_tasks_are_drawn_in_proportion_to_their_weights(counted_generator):
 @pytest.mark.parametrize(
     ("tasks", "weights", "sentence"),
     [
-        ((), None, "no task is named"),
-        ((1, 2), {1: 1}, "task 2 stands in only one of task.tasks and task.weights"),
+        ((), None, "no bAbI task is named"),
+        ((1, 2), {1: 1}, "task 2 stands in only one of babi_tasks and weights"),
         ((1, 2), {1: 1, 2: 1, 3: 1}, "task 3 stands in only one"),
         ((1, 2), {1: 0, 2: 0}, "no proportions"),
         ((1, 2), {1: 1, 2: -1}, "no proportions"),
@@ -185,48 +185,50 @@ def test_faulty_tasks_and_weights(counted_generator, tasks, weights, sentence):
 # Streams
 
 
-@given(some_stories, some_rows, some_lengths)
-def test_every_story_is_read_once_and_whole(stories, rows, length):
-    segments = list(Streams(InOrder(stories), rows, length))
+@given(some_stories, some_batch_sizes, some_lengths)
+def test_every_story_is_read_once_and_whole(stories, batch_size, length):
+    segments = list(Streams(OrderedStories(stories), batch_size, length))
     read = [story for row in stories_by_row(segments) for story in row]
     assert Counter(read) == Counter(key(encode(story)) for story in stories)
     for segment in segments:
-        assert all(array.shape == (rows, length) and array.dtype == np.int64 for array in segment)
+        assert all(array.shape == (batch_size, length) and array.dtype == np.int64 for array in segment)
         assert segment.inputs.any(), "no segment is padding only"
 
 
-@given(some_stories, some_rows, some_lengths)
-def test_every_epoch_reads_every_story_once(stories, rows, length):
-    streams = Streams(FileStories(stories, seed=1), rows, length)
+@given(some_stories, some_batch_sizes, some_lengths)
+def test_every_epoch_reads_every_story_once(stories, batch_size, length):
+    streams = Streams(ShuffledStories(stories, seed=1), batch_size, length)
     for _ in range(3):
         read = [story for row in stories_by_row(read_epoch(streams, len(stories))) for story in row]
         assert Counter(read) == Counter(key(encode(story)) for story in stories)
 
 
-@given(some_stories, some_rows, some_lengths)
-def test_the_shortest_and_lowest_row_is_fed_next(stories, rows, length):
-    expected = [[] for _ in range(rows)]
+@given(some_stories, some_batch_sizes, some_lengths)
+def test_the_shortest_and_lowest_row_is_fed_next(stories, batch_size, length):
+    expected = [[] for _ in range(batch_size)]
     for story in stories:
         # What rows have been given in all orders them as what they have left, while all are read in step.
-        shortest = min(range(rows), key=lambda row: sum(len(given[1]) for given in expected[row]))
+        shortest = min(range(batch_size), key=lambda row: sum(len(given[1]) for given in expected[row]))
         expected[shortest].append(key(encode(story)))
-    assert stories_by_row(list(Streams(InOrder(stories), rows, length))) == expected
+    assert stories_by_row(list(Streams(OrderedStories(stories), batch_size, length))) == expected
 
 
 def test_a_row_is_padded_only_when_the_stories_are_used_up():
-    streams = Streams(InOrder([story_of(1, "mary"), story_of(2, "john", "went")]), rows=2, length=3)
+    streams = Streams(
+        OrderedStories([story_of(1, "mary"), story_of(2, "john", "went")]), batch_size=2, segment_length=3
+    )
     first, second = list(streams)
     mary, john, went, stop = (VOCABULARY.index(word) for word in ("mary", "john", "went", "."))
     assert first.inputs.tolist() == [[EOS, mary, stop], [EOS, john, went]]
     assert first.targets.tolist() == [[mary, stop, EOS], [john, went, stop]]
-    assert first.tasks.tolist() == [[1, 1, 1], [2, 2, 2]]
+    assert first.babi_tasks.tolist() == [[1, 1, 1], [2, 2, 2]]
     assert second.inputs.tolist() == [[PAD, PAD, PAD], [stop, PAD, PAD]]
     assert second.targets.tolist() == [[PAD, PAD, PAD], [EOS, PAD, PAD]]
-    assert second.tasks.tolist() == [[0, 0, 0], [2, 0, 0]]
+    assert second.babi_tasks.tolist() == [[0, 0, 0], [2, 0, 0]]
 
 
 def test_a_source_that_has_ended_stays_ended():
-    streams = Streams(InOrder(NINE_STORIES), rows=2, length=7)
+    streams = Streams(OrderedStories(NINE_STORIES), batch_size=2, segment_length=7)
     assert list(streams)
     assert list(streams) == []
     with pytest.raises(StopIteration):
@@ -234,56 +236,56 @@ def test_a_source_that_has_ended_stays_ended():
 
 
 def test_an_endless_source_is_never_padded(counted_generator):
-    streams = Streams(GeneratedStories((1, 2), seed=0), rows=3, length=11)
+    streams = Streams(GeneratedStories((1, 2), seed=0), batch_size=3, segment_length=11)
     assert all((streams.next_segment().inputs != PAD).all() for _ in range(50))
 
 
-@given(some_stories, some_rows, some_lengths, st.integers(0, 30))
-def test_a_resumed_cursor_gives_the_same_segments(stories, rows, length, steps):
-    streams = Streams(FileStories(stories, seed=2), rows, length)
+@given(some_stories, some_batch_sizes, some_lengths, st.integers(0, 30))
+def test_a_resumed_cursor_gives_the_same_segments(stories, batch_size, length, steps):
+    streams = Streams(ShuffledStories(stories, seed=2), batch_size, length)
     for _ in range(steps):
         streams.next_segment()
     saved = json.loads(json.dumps(streams.state_dict()))
-    resumed = Streams(FileStories(stories, seed=2), rows, length)
+    resumed = Streams(ShuffledStories(stories, seed=2), batch_size, length)
     resumed.next_segment()  # whatever it has read before is forgotten
     resumed.load_state_dict(saved)
     assert resumed.state_dict() == saved
     assert_equal([resumed.next_segment() for _ in range(20)], [streams.next_segment() for _ in range(20)])
 
 
-@given(some_stories, some_rows, some_lengths, st.data())
-def test_a_resumed_evaluation_ends_as_it_would_have(stories, rows, length, data):
-    segments = list(Streams(InOrder(stories), rows, length))
+@given(some_stories, some_batch_sizes, some_lengths, st.data())
+def test_a_resumed_evaluation_ends_as_it_would_have(stories, batch_size, length, data):
+    segments = list(Streams(OrderedStories(stories), batch_size, length))
     steps = data.draw(st.integers(0, len(segments)))
-    streams = Streams(InOrder(stories), rows, length)
+    streams = Streams(OrderedStories(stories), batch_size, length)
     for _ in range(steps):
         streams.next_segment()
-    resumed = Streams(InOrder(stories), rows, length)
+    resumed = Streams(OrderedStories(stories), batch_size, length)
     resumed.load_state_dict(streams.state_dict())
     assert_equal(list(resumed), segments[steps:])
 
 
 def test_a_resumed_generator_goes_on(counted_generator):
-    streams = Streams(GeneratedStories((1, 2), seed=0), rows=3, length=11)
+    streams = Streams(GeneratedStories((1, 2), seed=0), batch_size=3, segment_length=11)
     for _ in range(10):
         streams.next_segment()
-    resumed = Streams(GeneratedStories((1, 2), seed=0), rows=3, length=11)
+    resumed = Streams(GeneratedStories((1, 2), seed=0), batch_size=3, segment_length=11)
     resumed.load_state_dict(json.loads(json.dumps(streams.state_dict())))
     assert_equal([resumed.next_segment() for _ in range(20)], [streams.next_segment() for _ in range(20)])
 
 
-def test_a_cursor_of_other_rows_or_data_is_refused():
-    saved = Streams(FileStories(NINE_STORIES, seed=0), rows=2, length=7).state_dict()
-    with pytest.raises(UserError, match="2 rows of stories and this run 3"):
-        Streams(FileStories(NINE_STORIES, seed=0), rows=3, length=7).load_state_dict(saved)
+def test_a_cursor_of_another_batch_size_or_data_is_refused():
+    saved = Streams(ShuffledStories(NINE_STORIES, seed=0), batch_size=2, segment_length=7).state_dict()
+    with pytest.raises(UserError, match="a batch size of 2 and this run one of 3"):
+        Streams(ShuffledStories(NINE_STORIES, seed=0), batch_size=3, segment_length=7).load_state_dict(saved)
     with pytest.raises(UserError, match="epochs of 9 stories and this run's are of 8 stories"):
-        Streams(FileStories(NINE_STORIES[:8], seed=0), rows=2, length=7).load_state_dict(saved)
+        Streams(ShuffledStories(NINE_STORIES[:8], seed=0), batch_size=2, segment_length=7).load_state_dict(saved)
 
 
-@pytest.mark.parametrize(("rows", "length"), [(0, 5), (5, 0)])
-def test_streams_need_rows_and_tokens(rows, length):
-    with pytest.raises(UserError, match="at least one row and one token"):
-        Streams(InOrder(NINE_STORIES), rows, length)
+@pytest.mark.parametrize(("batch_size", "length"), [(0, 5), (5, 0)])
+def test_streams_need_a_batch_and_tokens(batch_size, length):
+    with pytest.raises(UserError, match="both must be at least 1"):
+        Streams(OrderedStories(NINE_STORIES), batch_size, length)
 
 
 def test_one_epoch_of_the_real_files():
@@ -291,7 +293,7 @@ def test_one_epoch_of_the_real_files():
     if not data:
         pytest.skip("FASTWEIGHTS_DATA is not set to a directory that holds babi/en-valid-10k")
     stories = read_split(Path(data) / "babi" / "en-valid-10k", "valid")
-    segments = read_epoch(Streams(FileStories(stories, seed=0), rows=32, length=200), len(stories))
+    segments = read_epoch(Streams(ShuffledStories(stories, seed=0), batch_size=32, segment_length=200), len(stories))
     read = [story for row in stories_by_row(segments) for story in row]
     assert Counter(read) == Counter(key(encode(story)) for story in stories)
     assert sum(int((segment.inputs != PAD).sum()) for segment in segments) == 573_528 + 6_265

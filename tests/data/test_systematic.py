@@ -6,19 +6,19 @@ import pytest
 
 from fastweights import tasks
 from fastweights.data.babi import VOCABULARY, Question, Statement, Story, words
-from fastweights.data.generate import TASKS, generate_story
+from fastweights.data.generate import GENERATORS, generate_story
 from fastweights.data.sources import GeneratedStories
-from fastweights.data.systematic import combination, is_held_out, part_of, parts_of
+from fastweights.data.systematic import combination, filter_questions, filter_stories, is_held_out
 from fastweights.errors import UserError
 
-SHARE = 0.3
-STORIES = [generate_story(task, 0, index) for task in TASKS for index in range(60)]
+FRACTION = 0.3
+STORIES = [generate_story(task, 0, index) for task in GENERATORS for index in range(60)]
 
 
 def asked(stories):
     """The combinations that questions of stories are about, by task."""
     return {
-        (story.task, combination(story, line))
+        (story.babi_task, combination(story, line))
         for story in stories
         for line in story.lines
         if isinstance(line, Question)
@@ -26,7 +26,7 @@ def asked(stories):
 
 
 def test_the_two_parts_share_no_combination_and_miss_none():
-    for_training, for_evaluation = (asked(parts_of(STORIES, held_out, SHARE)) for held_out in (False, True))
+    for_training, for_evaluation = (asked(filter_stories(STORIES, held_out, FRACTION)) for held_out in (False, True))
     assert for_training and for_evaluation
     assert not for_training & for_evaluation
     assert for_training | for_evaluation == asked(STORIES)
@@ -36,8 +36,8 @@ def test_about_the_share_is_held_out():
     people, places = ("mary", "john", "daniel", "sandra"), ("kitchen", "garden", "office", "hallway", "bathroom")
     things = ("apple", "milk", "football", "pajamas", "box", "chest", "container", "suitcase")
     combinations = list(itertools.product(people, places, things))
-    held_out = [names for names in combinations if is_held_out(2, names, SHARE)]
-    assert abs(len(held_out) / len(combinations) - SHARE) < 0.12
+    held_out = [names for names in combinations if is_held_out(2, names, FRACTION)]
+    assert abs(len(held_out) / len(combinations) - FRACTION) < 0.12
     assert not any(is_held_out(2, names, 0.0) for names in combinations)
     for place in range(3):  # every name is met in training
         assert {names[place] for names in combinations} == {
@@ -48,7 +48,7 @@ def test_about_the_share_is_held_out():
 def test_questions_keep_their_proofs():
     for story in STORIES:
         for held_out in (False, True):
-            part = part_of(story, held_out, SHARE)
+            part = filter_questions(story, held_out, FRACTION)
             if part is None:
                 continue
             assert isinstance(part.lines[-1], Question)
@@ -71,18 +71,18 @@ def test_lists_name_each_thing():
 
 
 def test_training_streams_never_ask_what_is_held_out():
-    source = GeneratedStories((1, 2), seed=0, held_out=SHARE)
-    again = GeneratedStories((1, 2), seed=0, held_out=SHARE)
+    source = GeneratedStories((1, 2), seed=0, held_out=FRACTION)
+    again = GeneratedStories((1, 2), seed=0, held_out=FRACTION)
     for index in range(40):
         assert (source[index].inputs == again[index].inputs).all()
-    task = tasks.build({"type": "catbabi", "tasks": "1", "held_out": SHARE})
+    task = tasks.build({"type": "catbabi", "tasks": "1", "held_out": FRACTION})
     for_evaluation = {names for _, names in asked(task.evaluation_stories(None, "valid"))}
-    assert for_evaluation and all(is_held_out(1, names, SHARE) for names in for_evaluation)
+    assert for_evaluation and all(is_held_out(1, names, FRACTION) for names in for_evaluation)
     place = dict(enumerate(VOCABULARY))
     met = set()
     for index in range(200):
         story = source[index]
-        if story.task == 1:
+        if story.babi_task == 1:
             text = [place[number] for number in story.inputs]
             met |= {tuple(sorted((text[t - 1], text[t + 1]))) for t, word in enumerate(text[:-1]) if word == "?"}
     assert met and not met & for_evaluation
@@ -95,7 +95,7 @@ def test_every_name_is_in_the_vocabulary():
     assert all(words(story) for story in STORIES)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_shares_that_make_no_sense_are_refused(share):
+@pytest.mark.parametrize("fraction", [-0.1, 1.0])
+def test_shares_that_make_no_sense_are_refused(fraction):
     with pytest.raises(UserError, match="held_out is"):
-        tasks.build({"type": "catbabi", "held_out": share})
+        tasks.build({"type": "catbabi", "held_out": fraction})

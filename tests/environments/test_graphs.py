@@ -1,17 +1,17 @@
-"""Random graphs: the rules of listing 1, and expected rewards by exact computation against simulation."""
+"""Random graphs: the rules of listing 1, and expected returns by exact computation against simulation."""
 
 import numpy as np
 import pytest
 
+from fastweights.environments.graph_env import GraphVectorEnv
 from fastweights.environments.graphs import (
     GOAL_REWARD,
     VARIANTS,
     Rules,
     distances,
-    expected_reward,
+    expected_return,
     sample_graphs,
 )
-from fastweights.environments.walks import GraphVectorEnv
 
 
 def random(seed=0):
@@ -19,17 +19,17 @@ def random(seed=0):
 
 
 def ways(graph):
-    """From each place of one graph, the fewest steps to each other, by search."""
+    """From each state of one graph, the fewest steps to each other, by search."""
     found = []
     for start in range(len(graph)):
         steps, edge = {start: 0}, [start]
         while edge:
-            place = edge.pop(0)
-            for to in graph[place]:
-                if to not in steps:
-                    steps[to] = steps[place] + 1
-                    edge.append(to)
-        found.append([steps.get(to, len(graph)) for to in range(len(graph))])
+            state = edge.pop(0)
+            for next_state in graph[state]:
+                if next_state not in steps:
+                    steps[next_state] = steps[state] + 1
+                    edge.append(next_state)
+        found.append([steps.get(next_state, len(graph)) for next_state in range(len(graph))])
     return found
 
 
@@ -39,12 +39,12 @@ def graphs():
 
 
 def test_every_graph_keeps_the_rules_of_the_listing(graphs):
-    places = np.arange(5)
-    valid = graphs != places[:, None]
+    states = np.arange(5)
+    valid = graphs != states[:, None]
     assert ((graphs >= 0) & (graphs < 5)).all()
-    assert (valid.sum((1, 2)) == 10).all()  # one edge to leave each place, one to reach it
+    assert (valid.sum((1, 2)) == 10).all()  # one edge to leave each state, one to reach it
     assert valid.any(2).all()
-    assert (graphs[..., None] == places)[valid].reshape(10_000, -1, 5).any(1).all()
+    assert (graphs[..., None] == states)[valid].reshape(10_000, -1, 5).any(1).all()
     for graph in graphs.tolist():
         assert max(max(row) for row in ways(graph)) < 5
 
@@ -54,7 +54,7 @@ def test_graphs_are_different(graphs):
 
 
 def test_the_listing_is_followed_where_it_contradicts_the_text(graphs):
-    """Two actions lead from some place to the same place in 77 % of the listing's graphs."""
+    """Two actions lead from some state to the same state in 77 % of the listing's graphs."""
     valid = graphs != np.arange(5)[:, None]
     same = sum(
         ((graphs[..., a] == graphs[..., b]) & valid[..., a] & valid[..., b]).any(1) for a, b in ((0, 1), (0, 2), (1, 2))
@@ -74,17 +74,17 @@ def listing(n_actions, n_states, random_state):
             options = [x for x in zip(from_list, action_list, strict=True) if x[0] != to_state]
             from_state, action = options[random_state.choice(len(options))]
             A[action, from_state, to_state] = 1
-        moves = np.where(A.any(2).T, A.argmax(2).T, np.arange(n_states)[:, None])
-        if (np.array(ways(moves.tolist())) < n_states).all():
-            return moves
+        transitions = np.where(A.any(2).T, A.argmax(2).T, np.arange(n_states)[:, None])
+        if (np.array(ways(transitions.tolist())) < n_states).all():
+            return transitions
 
 
 def test_graphs_are_distributed_as_the_listings(graphs):
     expected = np.stack([listing(3, 5, state) for state in [random(1)] for _ in range(1500)])
 
-    def described(moves):
-        far = distances(moves)
-        uses = np.sort((moves != np.arange(5)[:, None]).sum(2), 1).mean(0)
+    def described(transitions):
+        far = distances(transitions)
+        uses = np.sort((transitions != np.arange(5)[:, None]).sum(2), 1).mean(0)
         return np.array([far.mean(), far.max((1, 2)).mean(), (far.max((1, 2)) == 4).mean(), *uses])
 
     assert described(graphs) == pytest.approx(described(expected), abs=0.06)
@@ -96,32 +96,32 @@ def test_distances_are_those_of_a_search(graphs):
     assert distances(nowhere).tolist() == [[[0, 1, 3], [3, 0, 3], [1, 2, 0]]]
 
 
-@pytest.mark.parametrize(("places", "actions"), [(2, 2), (7, 2), (12, 4), (30, 3)])
-def test_other_sizes(places, actions):
-    found = sample_graphs(1 if places == 2 else 20, places, actions, random())
-    assert found.shape[1:] == (places, actions)
-    assert (distances(found) < places).all()
-    assert ((found != np.arange(places)[:, None]).sum((1, 2)) == 2 * places).all()
+@pytest.mark.parametrize(("states", "actions"), [(2, 2), (7, 2), (12, 4), (30, 3)])
+def test_other_sizes(states, actions):
+    found = sample_graphs(1 if states == 2 else 20, states, actions, random())
+    assert found.shape[1:] == (states, actions)
+    assert (distances(found) < states).all()
+    assert ((found != np.arange(states)[:, None]).sum((1, 2)) == 2 * states).all()
 
 
 def test_a_seed_fixes_the_graphs():
     first, again, other = (sample_graphs(50, 5, 3, random(seed)) for seed in (3, 3, 4))
     assert (first == again).all() and (first != other).any()
-    more = sample_graphs(50, 5, 3, random(3), unlike=first[:10])
+    more = sample_graphs(50, 5, 3, random(3), exclude=first[:10])
     assert not {graph.tobytes() for graph in more} & {graph.tobytes() for graph in first[:10]}
 
 
-@pytest.mark.parametrize(("places", "actions"), [(1, 3), (5, 1), (0, 0)])
-def test_sizes_without_a_graph_are_refused(places, actions):
-    message = f"there is no graph of {places} places and {actions} actions"
+@pytest.mark.parametrize(("states", "actions"), [(1, 3), (5, 1), (0, 0)])
+def test_sizes_without_a_graph_are_refused(states, actions):
+    message = f"there is no graph of {states} states and {actions} actions"
     with pytest.raises(ValueError, match=message):
-        sample_graphs(1, places, actions, random())
+        sample_graphs(1, states, actions, random())
     with pytest.raises(ValueError, match=message):
-        Rules(places=places, actions=actions)
+        Rules(states=states, actions=actions)
 
 
 def test_more_graphs_than_there_are_are_refused():
-    with pytest.raises(ValueError, match="not enough graphs of 2 places and 2 actions: 1 were found"):
+    with pytest.raises(ValueError, match="not enough graphs of 2 states and 2 actions: 1 were found"):
         sample_graphs(2, 2, 2, random())
 
 
@@ -135,44 +135,46 @@ def test_rules_are_checked(wrong, message):
 
 def test_the_papers_sizes(graphs):
     assert Rules().observation_size == 17
-    assert 44 < expected_reward(graphs[:2000], Rules(), "random").mean() < 45
-    assert expected_reward(graphs[:2000], Rules(), "best").mean() == pytest.approx(171, abs=1)
+    assert 44 < expected_return(graphs[:2000], Rules(), "random").mean() < 45
+    assert expected_return(graphs[:2000], Rules(), "optimal").mean() == pytest.approx(171, abs=1)
 
 
 def test_a_reward_worked_out_by_hand():
-    """Two places, both actions lead across: the agent, placed beside the goal, always reaches it."""
+    """Two states, both actions lead across: the agent, placed beside the goal, always reaches it."""
     graph = np.array([[[1, 1], [0, 0]]])
     for variant in VARIANTS:
-        rules = Rules(places=2, actions=2, steps=7, variant=variant)
-        for agent in ("best", "random"):
-            assert expected_reward(graph, rules, agent) == pytest.approx(7 * GOAL_REWARD)
-    # three places in a ring, action 0 leads on, action 1 is never valid: half of the time the goal is one step away
+        rules = Rules(states=2, actions=2, steps=7, variant=variant)
+        for policy in ("optimal", "random"):
+            assert expected_return(graph, rules, policy) == pytest.approx(7 * GOAL_REWARD)
+    # three states in a ring, action 0 leads on, action 1 is never valid: half of the time the goal is one step away
     ring = np.array([[[1, 0], [2, 1], [0, 2]]])
-    assert expected_reward(ring, Rules(places=3, actions=2, steps=1), "best") == pytest.approx(5.0)
-    assert expected_reward(ring, Rules(places=3, actions=2, steps=1), "random") == pytest.approx(2.5 - 0.025)
-    # with a patience of one step, both are placed anew after each
-    assert expected_reward(ring, Rules(places=3, actions=2, steps=4, patience=1), "best") == pytest.approx(20.0)
+    assert expected_return(ring, Rules(states=3, actions=2, steps=1), "optimal") == pytest.approx(5.0)
+    assert expected_return(ring, Rules(states=3, actions=2, steps=1), "random") == pytest.approx(2.5 - 0.025)
+    # with a patience of one step, both are reset after each
+    assert expected_return(ring, Rules(states=3, actions=2, steps=4, patience=1), "optimal") == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("agent", ["random", "best"])
-@pytest.mark.parametrize("rules", [{}, {"places": 7, "actions": 2, "steps": 17, "patience": 4}], ids=["paper", "other"])
-def test_the_exact_reward_agrees_with_simulation(variant, agent, rules):
+@pytest.mark.parametrize("policy", ["random", "optimal"])
+@pytest.mark.parametrize("rules", [{}, {"states": 7, "actions": 2, "steps": 17, "patience": 4}], ids=["paper", "other"])
+def test_the_exact_reward_agrees_with_simulation(variant, policy, rules):
     environments = GraphVectorEnv(600, graph_seed=1, graphs=200, variant=variant, **rules)
-    moves, actions = environments.moves, environments.rules.actions
-    far = distances(moves)
+    transitions, actions = environments.transitions, environments.rules.actions
+    far = distances(transitions)
     draw, rows, sums = random(), np.arange(600), []
     for episode in range(40):
         environments.reset(seed=episode)
         total = 0.0
         for _ in range(environments.rules.steps):
             chosen = draw.integers(actions, size=600)
-            if agent == "best":
-                to = moves[environments.graph]
-                left = far[environments.graph[:, None], to[rows, environments.place], environments.goal[:, None]]
+            if policy == "optimal":
+                next_state = transitions[environments.graph]
+                left = far[
+                    environments.graph[:, None], next_state[rows, environments.state], environments.goal[:, None]
+                ]
                 chosen = left.argmin(1)
             total += environments.step(chosen)[1]
         sums.append(total)
     sums = np.concatenate(sums)
-    expected = expected_reward(moves, environments.rules, agent).mean()
+    expected = expected_return(transitions, environments.rules, policy).mean()
     assert sums.mean() == pytest.approx(expected, abs=4 * sums.std() / np.sqrt(sums.size))

@@ -16,7 +16,7 @@ from fastweights.training.runs import RunFolder
 from fastweights.training.trained import refuse_outside_code
 
 if TYPE_CHECKING:
-    from fastweights.environments.walks import GraphVectorEnv
+    from fastweights.environments.graph_env import GraphVectorEnv
     from fastweights.models import ActorCritic
     from fastweights.tasks import GraphRL
 
@@ -35,9 +35,9 @@ def draw_maps(task: GraphRL, split: str, numbers: Sequence[int], path: str | Pat
     environments.reset(seed=numbers[0], options={"graphs": list(numbers)})
     figure = new_figure(3.6 * len(numbers), 3.9)
     for panel, number, place, goal in zip(
-        figure.subplots(1, len(numbers), squeeze=False)[0], numbers, environments.place, environments.goal, strict=True
+        figure.subplots(1, len(numbers), squeeze=False)[0], numbers, environments.state, environments.goal, strict=True
     ):
-        _draw_map(panel, environments.moves[number], int(place), int(goal))
+        _draw_map(panel, environments.transitions[number], int(place), int(goal))
         panel.set_title(f"graph {number}, {split}", fontsize=9)
     figure.suptitle("agent green, goal yellow; actions that are not drawn are not valid", fontsize=9)
     write(figure, path)
@@ -162,13 +162,13 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
     environments = task.environments(split, 1)
     _check_numbers([number], environments)
     noise = policy_noise(seed, task.steps, 1, task.rules.actions)
-    moves = environments.moves[number]
+    moves = environments.transitions[number]
     fewest = distances(moves[None])[0]
     seen, _ = environments.reset(seed=seed, options={"graphs": [number]})
     ways: list[dict[str, Any]] = []
     state, total, begins = None, 0.0, True
     for step in range(1, task.steps + 1):
-        goal, place = int(environments.goal[0]), int(environments.place[0])
+        goal, place = int(environments.goal[0]), int(environments.state[0])
         if begins:
             ways.append({"goal": goal, "first_step": step, "places": [place], "actions": []})
             ways[-1] |= {"fewest": int(fewest[place, goal]), "arrived": False}
@@ -179,7 +179,7 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
         ways[-1]["places"].append(to)
         ways[-1]["actions"].append(int(action[0]))
         ways[-1]["arrived"] = to == goal
-        begins = bool(found["anew"][0])
+        begins = bool(found["reset"][0])
     return {"graph": number, "moves": moves.tolist(), "reward": total, "ways": ways}
 
 
@@ -215,7 +215,7 @@ def walk_text(found: dict[str, Any]) -> str:
 
 
 def _check_numbers(numbers: Sequence[int], environments: GraphVectorEnv) -> None:
-    count = len(environments.moves)
+    count = len(environments.transitions)
     for number in numbers:
         if not 0 <= number < count:
             raise UserError(f"There is no graph {number}; they are numbered from 0 to {count - 1}.")

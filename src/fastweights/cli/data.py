@@ -40,15 +40,15 @@ def stats(args: Namespace) -> None:
 def generate(args: Namespace) -> None:
     from rich.progress import track
 
-    from fastweights.data.babi import SPLITS, parse_tasks
-    from fastweights.data.generate import TASKS
-    from fastweights.data.generate.files import write_files
-    from fastweights.data.generate.setting import Setting
+    from fastweights.data.babi import SPLITS, parse_babi_tasks
+    from fastweights.data.generate import GENERATORS
+    from fastweights.data.generate.babi_files import write_files
+    from fastweights.data.generate.story_sizes import StorySizes
 
-    tasks = parse_tasks(args.babi_tasks) if args.babi_tasks else tuple(sorted(TASKS))
+    tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks else tuple(sorted(GENERATORS))
     console = make_console(args.json)
     sizes = {size: value for size in STORY_SIZES if (value := getattr(args, size)) is not None}
-    files = write_files(args.out, args.questions, args.seed, tasks, Setting(**sizes))
+    files = write_files(args.out, args.questions, args.seed, tasks, StorySizes(**sizes))
     shown = {"console": console, "transient": True, "disable": not console.is_terminal}
     paths = [str(path) for path in track(files, "writing", total=len(tasks) * len(SPLITS), **shown)]
     if args.json:
@@ -60,14 +60,14 @@ def generate(args: Namespace) -> None:
 def compare(args: Namespace) -> None:
     from rich.progress import track
 
-    from fastweights.data.babi import TASK_NAMES, parse_tasks
+    from fastweights.data.babi import BABI_TASK_NAMES, parse_babi_tasks
     from fastweights.data.compare import compare_directories
 
-    tasks = parse_tasks(args.babi_tasks) if args.babi_tasks else None
+    tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks else None
     console = make_console(args.json)
     progress = {"console": console, "transient": True, "disable": not console.is_terminal}
     compared = compare_directories(args.real, args.generated, args.split, tasks)
-    found = dict(track(compared, "comparing", total=len(tasks or TASK_NAMES), **progress))
+    found = dict(track(compared, "comparing", total=len(tasks or BABI_TASK_NAMES), **progress))
     if args.json:
         print_json(
             {

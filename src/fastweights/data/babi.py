@@ -38,9 +38,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One story of a task (1 to 20): its lines in order."""
+    """One story of a bAbI task (1 to 20): its lines in order."""
 
-    task: int
+    babi_task: int
     lines: tuple[Statement | Question, ...]
 
 
@@ -48,18 +48,18 @@ class Story:
 class EncodedStory:
     """A story as numbers: `inputs [T]` begin with the end-of-story token, `targets [T]` end with it."""
 
-    task: int
+    babi_task: int
     inputs: np.ndarray
     targets: np.ndarray
 
 
-TASK_NAMES = (
+BABI_TASK_NAMES = (
     "one supporting fact", "two supporting facts", "three supporting facts", "two argument relations",
     "three argument relations", "yes or no", "counting", "lists and sets", "simple negation", "indefinite knowledge",
     "basic coreference", "conjunction", "compound coreference", "time reasoning", "basic deduction", "basic induction",
     "positional reasoning", "size reasoning", "path finding", "agents' motivations",
 )  # fmt: skip
-TASK_COUNT = len(TASK_NAMES)
+BABI_TASK_COUNT = len(BABI_TASK_NAMES)
 SPLITS = ("train", "valid", "test")
 _USE_BABI = "give a file of bAbI v1.2 such as en-valid-10k/qa1_train.txt"
 
@@ -80,7 +80,7 @@ def vocabulary(as_published: bool = False) -> tuple[str, ...]:
     >>> len(vocabulary()), len(vocabulary(as_published=True))
     (180, 200)
     """
-    return (*VOCABULARY, *map(str, range(1, TASK_COUNT + 1))) if as_published else VOCABULARY
+    return (*VOCABULARY, *map(str, range(1, BABI_TASK_COUNT + 1))) if as_published else VOCABULARY
 
 
 def words(story: Story) -> list[str]:
@@ -111,57 +111,59 @@ def encode(story: Story) -> EncodedStory:
     except KeyError as error:
         word = error.args[0]
         raise UserError(
-            f'the word "{word}" in a story of task {story.task} is not in the vocabulary of bAbI'
+            f'the word "{word}" in a story of task {story.babi_task} is not in the vocabulary of bAbI'
             f"{nearest(word, VOCABULARY)}; use only its {len(VOCABULARY) - 2} words (babi_vocabulary.txt)"
         ) from None
     numbers.append(EOS)
     sequence = np.array(numbers, dtype=np.int16)
-    return EncodedStory(story.task, inputs=sequence[:-1], targets=sequence[1:])
+    return EncodedStory(story.babi_task, inputs=sequence[:-1], targets=sequence[1:])
 
 
-def parse_tasks(text: str) -> tuple[int, ...]:
-    """Return the tasks that a list of numbers and ranges names, in rising order.
+def parse_babi_tasks(text: str) -> tuple[int, ...]:
+    """Return the bAbI tasks of a list of numbers and ranges, in rising order.
 
-    >>> parse_tasks("1-2,4,18-20")
+    >>> parse_babi_tasks("1-2,4,18-20")
     (1, 2, 4, 18, 19, 20)
     """
-    tasks: list[int] = []
+    babi_tasks: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
         if not match:
-            raise UserError(f'"{part.strip()}" in the tasks "{text}" is no task; write for example 1,2,4-20')
+            raise UserError(f'"{part.strip()}" in the bAbI tasks "{text}" is no task; write for example 1,2,4-20')
         first = int(match[1])
         last = int(match[2] or first)
         if first > last:
-            raise UserError(f'the range "{part.strip()}" in the tasks "{text}" runs backwards; write {last}-{first}')
+            raise UserError(
+                f'the range "{part.strip()}" in the bAbI tasks "{text}" runs backwards; write {last}-{first}'
+            )
         # Looking at the range's ends first keeps a range such as 1-999999999 from being spelled out.
-        _check_task(first)
-        _check_task(last)
-        tasks += range(first, last + 1)
-    repeated = [task for task in tasks if tasks.count(task) > 1]
+        _check_babi_task(first)
+        _check_babi_task(last)
+        babi_tasks += range(first, last + 1)
+    repeated = [babi_task for babi_task in babi_tasks if babi_tasks.count(babi_task) > 1]
     if repeated:
-        raise UserError(f'task {repeated[0]} stands more than once in the tasks "{text}"; name each task once')
-    return tuple(sorted(tasks))
+        raise UserError(f'task {repeated[0]} stands more than once in the bAbI tasks "{text}"; name each task once')
+    return tuple(sorted(babi_tasks))
 
 
-def format_tasks(tasks: Iterable[int]) -> str:
-    """Return tasks in the short form that `parse_tasks` reads.
+def format_babi_tasks(babi_tasks: Iterable[int]) -> str:
+    """Return bAbI tasks in the short form that `parse_babi_tasks` reads.
 
-    >>> format_tasks((1, 2, 4, 5, 6, 7))
+    >>> format_babi_tasks((1, 2, 4, 5, 6, 7))
     '1,2,4-7'
     """
     runs: list[list[int]] = []
-    for task in sorted(tasks):
-        if runs and runs[-1][-1] == task - 1:
-            runs[-1].append(task)
+    for babi_task in sorted(babi_tasks):
+        if runs and runs[-1][-1] == babi_task - 1:
+            runs[-1].append(babi_task)
         else:
-            runs.append([task])
+            runs.append([babi_task])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
-def file_name(task: int, split: str) -> str:
+def file_name(babi_task: int, split: str) -> str:
     """Return the name that bAbI gives to a task's file: `qa3_train.txt`."""
-    return f"qa{task}_{split}.txt"
+    return f"qa{babi_task}_{split}.txt"
 
 
 def read_file(path: str | Path) -> list[Story]:
@@ -170,8 +172,8 @@ def read_file(path: str | Path) -> list[Story]:
     name = re.match(r"qa([0-9]{1,9})_", path.name)
     if not name:
         raise UserError(f"the name of {path} does not tell its task; name the file like {file_name(3, 'train')}")
-    task = int(name[1])
-    _check_task(task)
+    babi_task = int(name[1])
+    _check_babi_task(babi_task)
 
     stories: list[Story] = []
     lines: list[Statement | Question] = []
@@ -182,20 +184,20 @@ def read_file(path: str | Path) -> list[Story]:
             raise UserError(f'the line {_shown(text)} at {where} has no index, as in "1 Mary moved."; {_USE_BABI}')
         index = int(match[1])
         if index == 1 and lines:
-            stories.append(_finished(task, lines, f"{path}:{number - 1}"))
+            stories.append(_finished(babi_task, lines, f"{path}:{number - 1}"))
             lines = []
         if index != len(lines) + 1:
             expected = f"{len(lines) + 1} or 1" if lines else "1"
             raise UserError(f"the line at {where} has the index {index} instead of {expected}; {_USE_BABI}")
         lines.append(_parse_line(match[2], lines, where))
-    stories.append(_finished(task, lines, where))
+    stories.append(_finished(babi_task, lines, where))
     return stories
 
 
 def read_split(
     directory: str | Path,
     split: str,
-    tasks: Iterable[int] = range(1, TASK_COUNT + 1),
+    babi_tasks: Iterable[int] = range(1, BABI_TASK_COUNT + 1),
     as_published: bool = False,
 ) -> list[Story]:
     """Return the stories of a split, task after task; as published, each file's last story is left out.
@@ -205,47 +207,46 @@ def read_split(
     directory = _existing(directory)
     if split not in SPLITS:
         raise UserError(f'there is no split "{split}"{nearest(split, SPLITS)}; the splits are {", ".join(SPLITS)}')
-    tasks = tuple(tasks)
-    for task in tasks:
-        _check_task(task)
-    missing = [task for task in tasks if not (directory / file_name(task, split)).exists()]
+    babi_tasks = tuple(babi_tasks)
+    for babi_task in babi_tasks:
+        _check_babi_task(babi_task)
+    missing = [babi_task for babi_task in babi_tasks if not (directory / file_name(babi_task, split)).exists()]
     if missing:
-        present = [task for task in tasks if task not in missing]
-        names = ", ".join(file_name(task, split) for task in missing)
+        present = [babi_task for babi_task in babi_tasks if babi_task not in missing]
+        names = ", ".join(file_name(babi_task, split) for babi_task in missing)
         if not present:
             raise UserError(f"{directory} holds none of {names}; give a folder of bAbI v1.2 that has them")
         raise UserError(
-            f"{directory} does not hold {names}; "
-            f"go on without with --tasks {format_tasks(present)} (in a recipe, task.tasks)"
+            f"{directory} does not hold {names}; to go on without, choose the bAbI tasks {format_babi_tasks(present)}"
         )
     stories: list[Story] = []
-    for task in tasks:
-        stories += _read_counted(directory / file_name(task, split), as_published)
+    for babi_task in babi_tasks:
+        stories += _read_counted(directory / file_name(babi_task, split), as_published)
     return stories
 
 
 def statistics(directory: str | Path, as_published: bool = False) -> dict[str, dict]:
     """Return the counts of each split and task that a directory holds, and the names of the files it lacks.
 
-    Each split maps to `{stories, questions, tokens, tasks: {task: {stories, questions, tokens}}, missing}`.
+    Each split maps to `{stories, questions, tokens, babi_tasks: {number: {stories, questions, tokens}}, missing}`.
     A token is a word, a full stop, a question mark or an answer, but not an end of story: so counted, and
     `as_published`, the valid files of en-valid-10k hold exactly the authors' 570,894 tokens.
     """
     directory = _existing(directory)
     result: dict[str, dict] = {}
     for split in SPLITS:
-        per_task: dict[int, dict[str, int]] = {}
+        per_babi_task: dict[int, dict[str, int]] = {}
         missing: list[str] = []
-        for task in range(1, TASK_COUNT + 1):
-            path = directory / file_name(task, split)
+        for babi_task in range(1, BABI_TASK_COUNT + 1):
+            path = directory / file_name(babi_task, split)
             if path.exists():
-                per_task[task] = _counts(_read_counted(path, as_published))
+                per_babi_task[babi_task] = _counts(_read_counted(path, as_published))
             else:
                 missing.append(path.name)
-        if per_task:
+        if per_babi_task:
             keys = ("stories", "questions", "tokens")
-            totals = {key: sum(counts[key] for counts in per_task.values()) for key in keys}
-            result[split] = {**totals, "tasks": per_task, "missing": missing}
+            totals = {key: sum(counts[key] for counts in per_babi_task.values()) for key in keys}
+            result[split] = {**totals, "babi_tasks": per_babi_task, "missing": missing}
     if not result:
         raise UserError(
             f"{directory} holds no bAbI file such as {file_name(1, 'train')}; give the folder en-valid-10k of bAbI v1.2"
@@ -269,9 +270,9 @@ def _line_words(line: Statement | Question) -> tuple[str, ...]:
     return (*sentence, line.answer.lower()) if isinstance(line, Question) else sentence
 
 
-def _check_task(task: int) -> None:
-    if not 1 <= task <= TASK_COUNT:
-        raise UserError(f"there is no bAbI task {task}; the tasks are 1 to {TASK_COUNT}")
+def _check_babi_task(babi_task: int) -> None:
+    if not 1 <= babi_task <= BABI_TASK_COUNT:
+        raise UserError(f"there is no bAbI task {babi_task}; they are 1 to {BABI_TASK_COUNT}")
 
 
 def _existing(directory: str | Path) -> Path:
@@ -337,12 +338,12 @@ def _parse_support(fields: list[str], earlier: list[Statement | Question], where
     return support
 
 
-def _finished(task: int, lines: list[Statement | Question], where: str) -> Story:
+def _finished(babi_task: int, lines: list[Statement | Question], where: str) -> Story:
     if isinstance(lines[-1], Statement):
         raise UserError(
             f"the story that ends at {where} has no question at its end, the file is probably cut short; fetch it again"
         )
-    return Story(task, tuple(lines))
+    return Story(babi_task, tuple(lines))
 
 
 def _read_counted(path: Path, as_published: bool) -> list[Story]:

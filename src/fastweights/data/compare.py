@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastweights.data.babi import TASK_COUNT, Question, Story, file_name, read_split, words
+from fastweights.data.babi import BABI_TASK_COUNT, Question, Story, file_name, read_split, words
 from fastweights.data.names import NAMES, PRONOUNS
 from fastweights.errors import UserError
 
@@ -110,26 +110,30 @@ def compare(
 
 
 def compare_directories(
-    real: str | Path, generated: str | Path, split: str = "train", tasks: Sequence[int] | None = None
+    real: str | Path, generated: str | Path, split: str = "train", babi_tasks: Sequence[int] | None = None
 ) -> Iterator[tuple[int, dict[str, Comparison]]]:
-    """Compare what two directories of bAbI's files tell, task by task: those of `tasks`, or all that both hold.
+    """Compare what two directories of bAbI's files tell, task by task: `babi_tasks`, or all that both hold.
 
     Raises:
-        UserError: where a file is missing, or both hold no task of the split in common.
+        UserError: where a file is missing, or both hold no bAbI task of the split in common.
     """
-    if tasks is None:
+    if babi_tasks is None:
         held = [
-            {task for task in range(1, TASK_COUNT + 1) if (Path(d) / file_name(task, split)).exists()}
+            {
+                babi_task
+                for babi_task in range(1, BABI_TASK_COUNT + 1)
+                if (Path(d) / file_name(babi_task, split)).exists()
+            }
             for d in (real, generated)
         ]
-        tasks = sorted(held[0] & held[1])
-    if not tasks:
+        babi_tasks = sorted(held[0] & held[1])
+    if not babi_tasks:
         raise UserError(
             f"{real} and {generated} have no file of the {split} split in common, such as {file_name(1, split)}; "
             "give a directory of bAbI's files, and one from `fastweights data generate`."
         )
-    for task in tasks:
-        yield task, compare(read_split(real, split, [task]), read_split(generated, split, [task]))
+    for babi_task in babi_tasks:
+        yield babi_task, compare(read_split(real, split, [babi_task]), read_split(generated, split, [babi_task]))
 
 
 def _compare(

@@ -1,6 +1,6 @@
-"""Where stories come from: a source gives the story of every global index 0, 1, 2, ...
+"""Sources of stories: a story for each global index 0, 1, 2, …
 
-The story is a pure function of the index, so a saved index is all it takes to go on where a run stopped.
+The story is a pure function of the index: to resume a run, the saved index is enough.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from fastweights.data.babi import EncodedStory, Story, encode
-from fastweights.data.systematic import part_of
+from fastweights.data.systematic import filter_questions
 from fastweights.errors import UserError
 
 if TYPE_CHECKING:
-    from fastweights.data.generate.setting import Setting
+    from fastweights.data.generate.story_sizes import StorySizes
 
 Item = TypeVar("Item")
 
 
 class StorySource(Protocol):
-    """Stories by global index; a source that ends raises IndexError past its last story, as a list does."""
+    """Stories by global index; a finite source raises IndexError after its last story, like a list."""
 
     @property
     def epoch_length(self) -> int | None:
-        """The number of stories in an epoch; None: there are no epochs."""
+        """The number of stories in an epoch; None: no epochs."""
 
     def __getitem__(self, index: int) -> EncodedStory:
-        """The story of a global index, which goes on counting through the epochs."""
+        """Return the story of a global index, counted through all epochs."""
 
 
-class InOrder:
-    """Each story once, in the given order: a source for evaluation."""
+class OrderedStories:
+    """Each story once, in the given order: the source for evaluation."""
 
     def __init__(self, stories: Iterable[Story]) -> None:
         self._stories = _encoded(stories)
@@ -46,8 +46,8 @@ class InOrder:
         return self._stories[index]
 
 
-class FileStories:
-    """Each story once in every epoch, in an order that only the seed and the epoch's number decide."""
+class ShuffledStories:
+    """Each story once per epoch, in a random order by seed and epoch: the source for training on files."""
 
     def __init__(self, stories: Iterable[Story], seed: int) -> None:
         self._stories = _encoded(stories)
@@ -56,74 +56,80 @@ class FileStories:
         self.epoch_length = len(self._stories)
 
     def __getitem__(self, index: int) -> EncodedStory:
-        epoch, place = divmod(index, self.epoch_length)
+        epoch, position = divmod(index, self.epoch_length)
         if epoch != self._epoch:
             self._order = _permutation(self.epoch_length, self._seed, epoch)
             self._epoch = epoch
-        return self._stories[self._order[place]]
+        return self._stories[self._order[position]]
 
 
 class GeneratedStories:
-    """Endless new stories of the given tasks, each task drawn equally often or in proportion to its weight.
+    """Endless generated stories: the source for training without files.
 
-    Weights count stories, not questions: `{1: 1, 4: 5}` draws five stories of task 4 for one of task 1. With a share of
-    combinations held out, nothing is asked about these (see `fastweights.data.systematic`). A setting changes the sizes
-    of the stories (see `fastweights.data.generate.setting`).
+    Args:
+        babi_tasks: bAbI tasks of the stories.
+        seed: seed of tasks and stories.
+        weights: relative frequencies of the tasks' stories (not questions), by bAbI task; None: all equal.
+        held_out: fraction of held-out combinations, without questions here (see `fastweights.data.systematic`).
+        sizes: sizes of the stories; None: as in bAbI.
+
+    Raises:
+        UserError: for no, unknown or impossible bAbI tasks, or weights that do not fit them.
     """
 
     epoch_length = None
 
     def __init__(
         self,
-        tasks: Sequence[int],
+        babi_tasks: Sequence[int],
         seed: int,
         weights: Mapping[int, float] | None = None,
         held_out: float = 0.0,
-        setting: Setting | None = None,
+        sizes: StorySizes | None = None,
     ) -> None:
-        # Imported here so that reading files does not load the generators.
-        from fastweights.data.generate import AS_IN_BABI, check_task, generate_story
+        # Imported here: stories from files do not need the generators.
+        from fastweights.data.generate import BABI_SIZES, check_babi_task, generate_story
 
-        self._tasks, self._setting = tuple(tasks), setting or AS_IN_BABI
-        for task in self._tasks:
-            check_task(task, self._setting)
-        if not self._tasks:
-            raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
+        self._babi_tasks, self._sizes = tuple(babi_tasks), sizes or BABI_SIZES
+        for babi_task in self._babi_tasks:
+            check_babi_task(babi_task, self._sizes)
+        if not self._babi_tasks:
+            raise UserError("no bAbI task is named to generate stories of; name at least one")
         self._seed = seed
-        self._shares = list(itertools.accumulate(_proportions(self._tasks, weights)))
+        self._cumulative_weights = list(itertools.accumulate(_proportions(self._babi_tasks, weights)))
         self._generate = generate_story
         self._held_out = held_out
-        # Rows that resume ask for stories they have just read; generating one costs far more than keeping it.
-        self._story = lru_cache(maxsize=256)(self._make)
+        # Resumed streams read stories again; generation costs far more than the cache.
+        self._story = lru_cache(maxsize=256)(self._generate_encoded)
 
     def __getitem__(self, index: int) -> EncodedStory:
         return self._story(index)
 
-    def task(self, index: int) -> int:
-        """Return the task of the story with this index, without making the story."""
-        # A hash is as even as a generator's first number, and costs a twentieth of making a generator for each story.
+    def babi_task(self, index: int) -> int:
+        """Return the bAbI task of a story, without generating the story."""
+        # A hash is as uniform as the first number of a new generator, at a twentieth of its cost.
         digest = blake2b(f"task of {self._seed}/{index}".encode(), digest_size=6).digest()
         draw = int.from_bytes(digest, "big") / 2**48
-        return self._tasks[bisect(self._shares, draw * self._shares[-1])]
+        return self._babi_tasks[bisect(self._cumulative_weights, draw * self._cumulative_weights[-1])]
 
-    def _make(self, index: int) -> EncodedStory:
-        task = self.task(index)
-        # a story of which nothing is left is made anew, from an index that no other story has
+    def _generate_encoded(self, index: int) -> EncodedStory:
+        babi_task = self.babi_task(index)
+        # A story without any question left is replaced by one with an index of its own.
         for attempt in itertools.count():
-            story = self._generate(task, self._seed, index + (attempt << 48), self._setting)
-            kept = part_of(story, False, self._held_out) if self._held_out else story
-            if kept is not None:
-                return encode(kept)
+            story = self._generate(babi_task, self._seed, index + (attempt << 48), self._sizes)
+            filtered = filter_questions(story, False, self._held_out) if self._held_out else story
+            if filtered is not None:
+                return encode(filtered)
         raise AssertionError("unreachable")
 
 
 def shuffled(items: Sequence[Item], seed: int = 0) -> list[Item]:
-    """Return the items in an order that only the seed decides, so that evaluation reads the tasks mixed.
+    """Return the items in a random order by seed; evaluation reads bAbI tasks in mixed order.
 
     >>> shuffled("abc") == shuffled("abc"), sorted(shuffled("abc"))
     (True, ['a', 'b', 'c'])
     """
-    return [items[place] for place in _permutation(len(items), seed, epoch=0)]
+    return [items[position] for position in _permutation(len(items), seed, epoch=0)]
 
 
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
@@ -133,16 +139,16 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 def _encoded(stories: Iterable[Story]) -> list[EncodedStory]:
     encoded = [encode(story) for story in stories]
     if not encoded:
-        raise UserError("there are no stories to read; name at least one task, for example --tasks 1")
+        raise UserError("there are no stories to read; name at least one bAbI task")
     return encoded
 
 
-def _proportions(tasks: Sequence[int], weights: Mapping[int, float] | None) -> list[float]:
+def _proportions(babi_tasks: Sequence[int], weights: Mapping[int, float] | None) -> list[float]:
     if weights is None:
-        return [1.0] * len(tasks)
-    if set(weights) != set(tasks):
-        task = min(set(weights) ^ set(tasks))
-        raise UserError(f"task {task} stands in only one of task.tasks and task.weights; give each task a weight")
+        return [1.0] * len(babi_tasks)
+    if set(weights) != set(babi_tasks):
+        babi_task = min(set(weights) ^ set(babi_tasks))
+        raise UserError(f"task {babi_task} stands in only one of babi_tasks and weights; give each task a weight")
     if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise UserError(f"the weights of tasks {dict(weights)} are no proportions; give numbers from 0 up, not all 0")
-    return [float(weights[task]) for task in tasks]
+        raise UserError(f"the weights {dict(weights)} are no proportions; give numbers from 0 up, not all 0")
+    return [float(weights[babi_task]) for babi_task in babi_tasks]

@@ -1,8 +1,8 @@
-"""Environments for agents with a memory; importing this registers them with Gymnasium, where it is installed.
+"""Environments for agents with a memory; the import registers them with Gymnasium, if it is installed.
 
 >>> import gymnasium, fastweights.environments
->>> environments = gymnasium.make_vec("fastweights/Graphs-v0", num_envs=600, variant="as-published")
->>> observations, _ = environments.reset(seed=0)
+>>> envs = gymnasium.make_vec("fastweights/Graphs-v0", num_envs=600, variant="as-published")
+>>> observations, _ = envs.reset(seed=0)
 >>> observations.shape
 (600, 17)
 """
@@ -14,6 +14,6 @@ if find_spec("gymnasium"):
 
     gymnasium.register(
         "fastweights/Graphs-v0",
-        entry_point="fastweights.environments.walks:GraphEnv",
-        vector_entry_point="fastweights.environments.walks:GraphVectorEnv",
+        entry_point="fastweights.environments.graph_env:GraphEnv",
+        vector_entry_point="fastweights.environments.graph_env:GraphVectorEnv",
     )

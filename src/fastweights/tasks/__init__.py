@@ -10,15 +10,17 @@ from fastweights.tasks.catbabi import CatBabi
 from fastweights.tasks.contract import Batch, EnvironmentTask, Interface, SequenceTask, Source, Spaces, Task
 from fastweights.tasks.graph_rl import GraphRL
 from fastweights.tasks.gymnasium import GymnasiumTask
-from fastweights.tasks.retrieval import Retrieval
+from fastweights.tasks.retrieval import MQAR, Retrieval
 
 __all__ = [
-    "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GraphRL", "GymnasiumTask", "Interface", "Retrieval",
+    "MQAR", "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GraphRL", "GymnasiumTask", "Interface", "Retrieval",
     "SequenceTask", "Source", "Spaces", "Task", "build",
 ]  # fmt: skip
 
 TASKS = Registry(
-    "task", Task, {"catbabi": CatBabi, "retrieval": Retrieval, "graph-rl": GraphRL, "gymnasium": GymnasiumTask}
+    "task",
+    Task,
+    {"catbabi": CatBabi, "retrieval": Retrieval, "mqar": MQAR, "graph-rl": GraphRL, "gymnasium": GymnasiumTask},
 )
 
 

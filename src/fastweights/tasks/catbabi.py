@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 
 from fastweights.data import babi
-from fastweights.data.generate.setting import AS_IN_BABI, Setting
-from fastweights.data.sources import FileStories, GeneratedStories, InOrder, shuffled
+from fastweights.data.generate.story_sizes import BABI_SIZES, StorySizes
+from fastweights.data.sources import GeneratedStories, OrderedStories, ShuffledStories, shuffled
 from fastweights.data.streams import Streams
-from fastweights.data.systematic import parts_of
+from fastweights.data.systematic import filter_stories
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
 from fastweights.specs import Count, Probability, Size
@@ -32,7 +32,7 @@ class CatBabi(SequenceTask):
         held_out: share of the combinations of names (person × place × object …) that no training question concerns;
             all questions of validation and test concern them (systematic generalisation).
         people, places, objects, questions, statements, distractors: sizes of generated stories of tasks 1–3 and 5–14,
-            as in bAbI if not given (`data.generate.setting.Setting` says what each means).
+            as in bAbI if not given (`data.generate.story_sizes.StorySizes`).
     """
 
     carries_state = True
@@ -55,9 +55,9 @@ class CatBabi(SequenceTask):
     ):
         self.mode, self.segment_length, self.as_published = mode, segment_length, as_published
         self.validation_stories, self.held_out = validation_stories, held_out
-        self.setting = Setting(people, places, objects, questions, statements, distractors)
-        every = tuple(range(1, babi.TASK_COUNT + 1))
-        self.babi_tasks = every if babi_tasks == "all" else babi.parse_tasks(str(babi_tasks))
+        self.sizes = StorySizes(people, places, objects, questions, statements, distractors)
+        every = tuple(range(1, babi.BABI_TASK_COUNT + 1))
+        self.babi_tasks = every if babi_tasks == "all" else babi.parse_babi_tasks(str(babi_tasks))
 
     def prepare(self, data: str | None) -> Vocabulary:
         """The vocabulary, which is the same for all stories."""
@@ -65,55 +65,55 @@ class CatBabi(SequenceTask):
 
     def group_names(self) -> dict[int, str]:
         """bAbI's names of its tasks."""
-        return dict(enumerate(babi.TASK_NAMES, 1))
+        return dict(enumerate(babi.BABI_TASK_NAMES, 1))
 
     def describe(self, data: str | None) -> str:
         origin = "endless generated stories" if data is None else f"the stories in {data}"
-        return f"{origin} of bAbI's tasks {babi.format_tasks(self.babi_tasks)}, {self.mode.upper()} mode"
+        return f"{origin} of bAbI's tasks {babi.format_babi_tasks(self.babi_tasks)}, {self.mode.upper()} mode"
 
     def training_batches(
         self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
     ) -> StoryBatches:
         if data is None:
-            source = GeneratedStories(self.babi_tasks, seed, self._weights(), self.held_out, self.setting)
+            source = GeneratedStories(self.babi_tasks, seed, self._weights(), self.held_out, self.sizes)
         else:
-            if self.setting != AS_IN_BABI:
+            if self.sizes != BABI_SIZES:
                 raise UserError("Sizes of stories (task.people …) are for generated ones; leave them or --data out.")
             stories = _read(data, "train", self.babi_tasks, self.as_published)
-            source = FileStories(self._part(stories, held_out=False), seed)
+            source = ShuffledStories(self._part(stories, held_out=False), seed)
         return StoryBatches(Streams(source, batch_size, self.segment_length, shard), self.mode)
 
     def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> StoryBatches:
         stories = shuffled(self.evaluation_stories(data, split))
-        return StoryBatches(Streams(InOrder(stories), batch_size, self.segment_length), self.mode)
+        return StoryBatches(Streams(OrderedStories(stories), batch_size, self.segment_length), self.mode)
 
     def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
         """The stories of a split, task after task; generated ones are the same each time."""
         if data is not None:
             return self._part(_read(data, split, self.babi_tasks, self.as_published), held_out=True)
-        from fastweights.data.generate import check_task, generate_story
+        from fastweights.data.generate import check_babi_task, generate_story
 
         for task in self.babi_tasks:
-            check_task(task, self.setting)
+            check_babi_task(task, self.sizes)
         seed = {"valid": -1, "test": -2}.get(split)  # seeds of training are not negative
         if seed is None:
             raise UserError(f'Generated stories have the splits "valid" and "test", not "{split}"; choose one of them.')
         count = range(self.validation_stories)
-        stories = [generate_story(task, seed, index, self.setting) for task in self.babi_tasks for index in count]
+        stories = [generate_story(task, seed, index, self.sizes) for task in self.babi_tasks for index in count]
         return self._part(stories, held_out=True)
 
     def _weights(self) -> dict[int, float]:
         """How often each task is told, so that all ask equally many questions, as bAbI's files do."""
-        from fastweights.data.generate import questions_a_story
+        from fastweights.data.generate import questions_per_story
 
-        return {task: 1 / questions_a_story(task, self.setting) for task in self.babi_tasks}
+        return {task: 1 / questions_per_story(task, self.sizes) for task in self.babi_tasks}
 
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
         stories = self.evaluation_stories(data, split)
         return {"stories": len(stories), "tokens": sum(len(babi.words(story)) + 1 for story in stories)}
 
     def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
-        return list(parts_of(stories, held_out, self.held_out)) if self.held_out else stories
+        return list(filter_stories(stories, held_out, self.held_out)) if self.held_out else stories
 
 
 @lru_cache(maxsize=4)

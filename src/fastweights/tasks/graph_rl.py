@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from fastweights.environments.graphs import Rules, expected_reward
+from fastweights.environments.graphs import Rules, expected_return
 from fastweights.errors import UserError
 from fastweights.specs import Count, Size
 from fastweights.tasks.contract import EnvironmentTask, Spaces, refuse_data
 
 if TYPE_CHECKING:
-    from fastweights.environments.walks import GraphVectorEnv
+    from fastweights.environments.graph_env import GraphVectorEnv
 
 
 class GraphRL(EnvironmentTask):
@@ -18,10 +18,10 @@ class GraphRL(EnvironmentTask):
 
     Args:
         variant: "paper", or "as-published" for what the authors' code does; see `fastweights.environments.graphs`.
-        places: places of a graph.
-        actions: actions at each place, some of which are invalid there.
+        states: states (nodes) of a graph.
+        actions: actions in each state, some of which are invalid there.
         steps: length of an episode.
-        patience: steps without success after which agent and goal are placed again.
+        patience: steps without success after which agent and goal are reset.
         graphs: number of graphs in each of training, validation and test, all different.
         graph_seed: decides the graphs.
     """
@@ -32,14 +32,14 @@ class GraphRL(EnvironmentTask):
         self,
         *,
         variant: Literal["paper", "as-published"] = "paper",
-        places: Size = 5,
+        states: Size = 5,
         actions: Size = 3,
         steps: Size = 30,
         patience: Size = 6,
         graphs: Size = 600,
         graph_seed: Count = 666,
     ):
-        self.rules = Rules(places, actions, steps, patience, variant)
+        self.rules = Rules(states, actions, steps, patience, variant)
         self.steps, self.graphs, self.graph_seed = steps, graphs, graph_seed
 
     def prepare(self, data: str | None) -> Spaces:
@@ -50,13 +50,13 @@ class GraphRL(EnvironmentTask):
     def describe(self, data: str | None = None) -> str:
         rules = self.rules
         return (
-            f"{self.graphs} random graphs of {rules.places} places and {rules.actions} actions, "
+            f"{self.graphs} random graphs of {rules.states} states and {rules.actions} actions, "
             f"{rules.steps} steps an episode, variant {rules.variant}"
         )
 
     def environments(self, split: str, count: int) -> GraphVectorEnv:
         try:
-            from fastweights.environments.walks import GraphVectorEnv
+            from fastweights.environments.graph_env import GraphVectorEnv
         except ImportError as error:
             raise UserError(
                 f"Environments need Gymnasium ({error}); install it with: pip install 'fastweights[rl]'"
@@ -68,5 +68,5 @@ class GraphRL(EnvironmentTask):
 
     def bounds(self, split: str) -> dict[str, float]:
         """The expected return on a split's graphs: of an agent that knows the map ("best"), and of a random policy."""
-        moves = self.environments(split, 1).moves
-        return {agent: float(expected_reward(moves, self.rules, agent).mean()) for agent in ("random", "best")}
+        transitions = self.environments(split, 1).transitions
+        return {policy: float(expected_return(transitions, self.rules, policy).mean()) for policy in ("random", "best")}

@@ -1,4 +1,4 @@
-"""Associative retrieval: ART, mART and MQAR, generated from a seed."""
+"""Associative retrieval: ART, mART, multi-query ART and MQAR, generated from a seed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,77 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fastweights.data.retrieval import Examples, Form
+from fastweights.data.mqar import MQARForm
+from fastweights.data.retrieval import ARTForm, Form, take
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
-from fastweights.specs import Count, Size
+from fastweights.specs import Count, Positive, Size
 from fastweights.tasks.contract import Batch, SequenceTask
 
 
-class Retrieval(SequenceTask):
-    """Remember pairs of a key and a value, then give the values of the keys that are asked.
-
-        art     c9k8j3f1??c     → 9        pair after pair, one key asked (Ba et al. 2016)
-        mart    ckjf9831??c     → 9        all keys, then all values in the same order (Keller et al. 2018)
-        mqar    c9k8j3f1??jcfk  → 3 9 1 8  as art, many keys asked one after another (Arora et al. 2024)
-
-    The keys of a sequence are all different, values may repeat; each sequence starts from an empty state. The published
-    texts do not show a sequence of mART: its form is the likeliest reading.
+class RetrievalTask(SequenceTask):
+    """The base of tasks on generated sequences of one form, each from the initial state.
 
     Args:
-        mode: "art", "mart" or "mqar".
+        form: the form of the sequences.
+        examples: sequences of each split.
+        segment_length: tokens of a padded sequence.
+    """
+
+    def __init__(self, form: Form, examples: dict[str, int], segment_length: int):
+        self.form, self.examples, self.segment_length = form, examples, segment_length
+
+    def prepare(self, data: str | None) -> Vocabulary:
+        """The vocabulary of the form."""
+        if data is not None:
+            raise UserError("Sequences for associative retrieval are generated; leave --data out.")
+        words = self.form.vocabulary()
+        return Vocabulary(words, "characters" if all(len(word) == 1 for word in words) else "words")
+
+    def group_names(self) -> dict[int, str]:
+        """Difficulties of a query."""
+        return self.form.difficulty_names()
+
+    def training_batches(
+        self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
+    ) -> SequenceBatches:
+        return SequenceBatches(self, self._draw("train", seed), batch_size, seed, shard)
+
+    def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> SequenceBatches:
+        return SequenceBatches(self, self._draw(split), batch_size)
+
+    def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
+        examples = self._draw(split)
+        return {"sequences": self.examples[split], "tokens": self.form.token_count(examples)}
+
+    def _draw(self, split: str, seed: int = 0) -> Any:
+        return _draw(self.form, self.examples[split], split, seed)
+
+
+@lru_cache(maxsize=4)
+def _draw(form: Form, count: int, split: str, seed: int) -> Any:
+    return form.draw(count, split, seed)
+
+
+class Retrieval(RetrievalTask):
+    """Recall the values of queried keys from pairs of a key and a value.
+
+        art              c9k8j3f1??c     → 9        pair after pair, one query (Ba et al. 2016)
+        mart             ckjf9831??c     → 9        all keys, then all values in the same order (Keller et al. 2018)
+        multi-query-art  c9k8j3f1??jcfk  → 3 9 1 8  as art, with one query after another
+
+    The keys of a sequence are different, values may repeat; each sequence starts from the initial state. The published
+    texts show no sequence of mART: its form is the likeliest reading.
+
+    Args:
+        mode: "art", "mart" or "multi-query-art".
         pairs: K, pairs of a key and a value.
-        queries: how many different keys are asked; 0 means one, or all with "mqar".
-        keys: how many keys there are to choose from, the first 26 of them letters.
-        values: how many values there are, the first 10 of them digits.
-        delay: how many more question marks stand before what is asked, such as 4, or 0-8 for any of these.
-        segment_length: tokens of a sequence, shorter ones are padded; 0 means as many as the longest has.
-        examples: sequences that training goes through, each epoch in another order.
+        queries: number of queries; 0 means one, or all keys with "multi-query-art".
+        keys: number of keys in the vocabulary, the first 26 of them letters.
+        values: number of values in the vocabulary, the first 10 of them digits.
+        delay: additional question marks before the queries, such as 4, or 0-8 for a uniform distribution.
+        segment_length: tokens of a sequence, with padding; 0 means those of the longest.
+        examples: sequences of the training split, in another order each epoch.
         validation_examples: sequences of the validation split.
         test_examples: sequences of the test split.
     """
@@ -43,7 +88,7 @@ class Retrieval(SequenceTask):
     def __init__(
         self,
         *,
-        mode: Literal["art", "mart", "mqar"] = "art",
+        mode: Literal["art", "mart", "multi-query-art"] = "art",
         pairs: Size = 8,
         queries: Count = 0,
         keys: Size = 26,
@@ -55,54 +100,24 @@ class Retrieval(SequenceTask):
         test_examples: Size = 20_000,
     ):
         self.mode = mode
-        self.examples = {"train": examples, "valid": validation_examples, "test": test_examples}
         if pairs > keys:
             raise ValueError(f"{pairs} pairs need {pairs} different keys, and there are {keys}; give more keys")
-        queries = queries or (pairs if mode == "mqar" else 1)
+        queries = queries or (pairs if mode == "multi-query-art" else 1)
         if not 1 <= queries <= pairs:
             raise ValueError(f"queries is {queries}; it must lie between 1 and the number of pairs, {pairs}")
         shortest, longest = _delays(str(delay))
-        self.form = Form(pairs, queries, keys, values, shortest, longest, keys_first=mode == "mart")
-        self.segment_length = segment_length or self.form.length
-        if self.segment_length < self.form.length:
+        form = ARTForm(pairs, queries, keys, values, shortest, longest, keys_first=mode == "mart")
+        if segment_length and segment_length < form.length:
             raise ValueError(
-                f"{pairs} pairs, a delay of {longest} and what is asked take {self.form.length} tokens, which do not "
-                f"fit into a segment_length of {segment_length}"
+                f"{pairs} pairs, a delay of {longest} and the queries take {form.length} tokens, which do not fit into a "
+                f"segment_length of {segment_length}"
             )
-
-    def prepare(self, data: str | None) -> Vocabulary:
-        """The vocabulary: keys, values and the question mark."""
-        if data is not None:
-            raise UserError("Sequences for associative retrieval are generated; leave --data out.")
-        words = self.form.vocabulary()
-        return Vocabulary(words, "characters" if all(len(word) == 1 for word in words) else "words")
-
-    def group_names(self) -> dict[int, str]:
-        """Difficulties of a query: the place of its pair, and the delay."""
-        return self.form.difficulty_names()
+        splits = {"train": examples, "valid": validation_examples, "test": test_examples}
+        super().__init__(form, splits, segment_length or form.length)
 
     def describe(self, data: str | None) -> str:
-        asked = "one" if self.form.queries == 1 else self.form.queries
-        return f"{self.examples['train']:,} generated sequences ({self.mode}): {self.form.pairs} pairs, {asked} asked"
-
-    def training_batches(
-        self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
-    ) -> SequenceBatches:
-        return SequenceBatches(self, self._draw("train", seed), batch_size, seed, shard)
-
-    def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> SequenceBatches:
-        return SequenceBatches(self, self._draw(split), batch_size)
-
-    def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
-        delays = self._draw(split).delays
-        shortest = self.form.length - self.form.longest_delay
-        return {"sequences": len(delays), "tokens": int(delays.sum()) + shortest * len(delays)}
-
-    def _draw(self, split: str, seed: int = 0) -> Examples:
-        return _draw(self.form, self.examples[split], split, seed)
-
-
-_draw = lru_cache(maxsize=4)(Form.draw)
+        pairs, queries = self.form.pairs, self.form.queries
+        return f"{self.examples['train']:,} generated sequences ({self.mode}): {pairs} pairs, queries: {queries}"
 
 
 def _delays(text: str) -> tuple[int, int]:
@@ -114,11 +129,48 @@ def _delays(text: str) -> tuple[int, int]:
     return shortest, longest
 
 
+class MQAR(RetrievalTask):
+    """Multi-query associative recall as in Zoology (Arora et al. 2024): pairs, then each key once more among filler.
+
+    The distances between a pair and its query follow a power law; the value is the target at the query.
+
+    Args:
+        vocabulary_size: V; the lower half are keys, the upper half values.
+        length: T, tokens of a sequence, an even number of at least 4 · pairs.
+        pairs: pairs of a key and a value.
+        power_a: exponent of the power law of the distances; 1.0 is uniform.
+        random_non_queries: fill the other positions with random tokens, not with token 0.
+        examples: sequences of the training split, in another order each epoch.
+        validation_examples: sequences of the validation split.
+        test_examples: sequences of the test split.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: Size = 8192,
+        length: Size = 64,
+        pairs: Size = 4,
+        power_a: Positive = 0.01,
+        random_non_queries: bool = True,
+        examples: Size = 100_000,
+        validation_examples: Size = 3_000,
+        test_examples: Size = 3_000,
+    ):
+        form = MQARForm(vocabulary_size, length, pairs, power_a, random_non_queries)
+        splits = {"train": examples, "valid": validation_examples, "test": test_examples}
+        super().__init__(form, splits, length)
+
+    def describe(self, data: str | None) -> str:
+        form = self.form
+        return f"{self.examples['train']:,} generated sequences (MQAR): {form.length} tokens, {form.pairs} pairs"
+
+
 class SequenceBatches:
     """Sequences as batches of tensors: with a seed endlessly, each epoch in another order, without one each once."""
 
     def __init__(
-        self, task: Retrieval, examples: Examples, batch_size: int, seed: int | None = None, shard: slice = slice(None)
+        self, task: RetrievalTask, examples: Any, batch_size: int, seed: int | None = None, shard: slice = slice(None)
     ):
         self._task, self._examples, self._batch_size, self._seed, self._shard = task, examples, batch_size, seed, shard
         self._count = len(examples.keys)
@@ -139,7 +191,7 @@ class SequenceBatches:
         else:
             numbers = np.array([self._order(number // self._count)[number % self._count] for number in numbers])
         numbers, exists = numbers[self._shard], exists[self._shard]
-        sequences = self._task.form.lay_out(Examples(*(part[numbers] for part in self._examples)))
+        sequences = self._task.form.lay_out(take(self._examples, numbers))
         padding = ((0, 0), (0, self._task.segment_length - sequences.inputs.shape[1]))
         inputs, targets, mask, groups = (torch.from_numpy(np.pad(part, padding)) for part in sequences)
         mask = mask & torch.from_numpy(exists).unsqueeze(1)

@@ -11,13 +11,13 @@ from random import Random
 import pytest
 from babi_solvers import SOLVERS, numbered
 
-from fastweights.data.babi import TASK_COUNT, Question, Statement, Story, encode, words
+from fastweights.data.babi import BABI_TASK_COUNT, Question, Statement, Story, encode, words
 from fastweights.data.compare import compare, template
-from fastweights.data.generate import TASKS, generate_story
-from fastweights.data.generate.randomness import choose, choose_other, cycled, shuffled
+from fastweights.data.generate import GENERATORS, generate_story
+from fastweights.data.generate.sampling import choose, choose_other, cyclic_shuffled, shuffled
 from fastweights.errors import UserError
 
-SOLVED = sorted(TASKS)
+SOLVED = sorted(GENERATORS)
 HANDLING = (2, 3, 5, 6, 7, 8)
 BLOCKS = (1, 2, 3, *range(5, 15))
 
@@ -191,7 +191,7 @@ def test_questions_stand_where_they_do_in_the_real_stories(task):
 @pytest.mark.parametrize("task", BLOCKS)
 def test_five_questions_each_after_blocks_of_two(task):
     for story in stories(task, 100):
-        assert story.task == task
+        assert story.babi_task == task
         assert len(questions(story)) == 5
         assert isinstance(story.lines[-1], Question)
         run = 0
@@ -297,8 +297,8 @@ def test_task_seed_and_index_each_change_the_story():
 
 
 def test_every_task_can_be_generated_and_read():
-    assert sorted(TASKS) == list(range(1, TASK_COUNT + 1))
-    for task in TASKS:
+    assert sorted(GENERATORS) == list(range(1, BABI_TASK_COUNT + 1))
+    for task in GENERATORS:
         for story in stories(task, 100):
             assert len(encode(story).inputs) == len(words(story)) + 1
 
@@ -323,8 +323,8 @@ def test_choices_are_fair():
 
 def test_in_a_cycle_nothing_keeps_its_place():
     rng = Random("cycle")
-    orders = Counter("".join(cycled(rng, "abcd")) for _ in range(3000))
+    orders = Counter("".join(cyclic_shuffled(rng, "abcd")) for _ in range(3000))
     assert all(one != other for order in orders for one, other in zip("abcd", order, strict=True))
     assert len(orders) == 6
     assert all(count == pytest.approx(500, abs=90) for count in orders.values())
-    assert cycled(rng, "ab") == ["b", "a"]
+    assert cyclic_shuffled(rng, "ab") == ["b", "a"]

@@ -1,8 +1,8 @@
-"""bAbI stories made anew: a world is simulated and told, and no story is copied.
+"""Generated bAbI stories: a simulated world and its description in text; no story is copied from bAbI.
 
-The rules and frequencies follow what can be measured on the real files.
+The rules and frequencies follow the statistics of the real files.
 
->>> story = generate_story(task=1, seed=0, index=0)
+>>> story = generate_story(babi_task=1, seed=0, index=0)
 >>> len(story.lines)
 15
 """
@@ -11,74 +11,86 @@ from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 
-from fastweights.data.babi import Question, Story, format_tasks
-from fastweights.data.generate import concluding, giving, handling, hinting, moving, placing, sizes, timing, wanting
-from fastweights.data.generate.setting import AS_IN_BABI, Setting
-from fastweights.data.generate.telling import BlockStoryteller
+from fastweights.data.babi import Question, Story, format_babi_tasks
+from fastweights.data.generate import (
+    task_5_giving,
+    task_14_time,
+    task_18_size,
+    task_20_motivations,
+    tasks_1_11_12_13_coreference,
+    tasks_2_3_6_7_8_objects,
+    tasks_4_17_19_relations,
+    tasks_9_10_negation,
+    tasks_15_16_deduction_induction,
+)
+from fastweights.data.generate.story_sizes import BABI_SIZES, StorySizes
+from fastweights.data.generate.storyteller import BlockStoryteller
 from fastweights.errors import UserError
 
-TASKS: dict[int, type[BlockStoryteller] | Callable[[Random], Story]] = {
-    1: moving.WhereIsThePerson,
-    2: handling.WhereIsTheObject,
-    3: handling.WhereWasTheObject,
-    4: placing.what_is_north,
-    5: giving.WhoGaveWhat,
-    6: handling.IsThePersonThere,
-    7: handling.HowManyAreCarried,
-    8: handling.WhatIsCarried,
-    9: hinting.IsThePersonStillThere,
-    10: hinting.IsThePersonPerhapsThere,
-    11: moving.WhereIsHe,
-    12: moving.WhereAreTheTwo,
-    13: moving.WhereAreThey,
-    14: timing.WhereWasThePersonBefore,
-    15: concluding.what_is_feared,
-    16: concluding.what_color,
-    17: placing.is_it_above,
-    18: sizes.does_it_fit,
-    19: placing.how_to_go,
-    20: wanting.why,
+GENERATORS: dict[int, type[BlockStoryteller] | Callable[[Random], Story]] = {
+    1: tasks_1_11_12_13_coreference.OneSupportingFact,
+    2: tasks_2_3_6_7_8_objects.TwoSupportingFacts,
+    3: tasks_2_3_6_7_8_objects.ThreeSupportingFacts,
+    4: tasks_4_17_19_relations.two_argument_relations,
+    5: task_5_giving.ThreeArgumentRelations,
+    6: tasks_2_3_6_7_8_objects.YesNoQuestions,
+    7: tasks_2_3_6_7_8_objects.Counting,
+    8: tasks_2_3_6_7_8_objects.ListsAndSets,
+    9: tasks_9_10_negation.SimpleNegation,
+    10: tasks_9_10_negation.IndefiniteKnowledge,
+    11: tasks_1_11_12_13_coreference.BasicCoreference,
+    12: tasks_1_11_12_13_coreference.Conjunction,
+    13: tasks_1_11_12_13_coreference.CompoundCoreference,
+    14: task_14_time.TimeReasoning,
+    15: tasks_15_16_deduction_induction.basic_deduction,
+    16: tasks_15_16_deduction_induction.basic_induction,
+    17: tasks_4_17_19_relations.positional_reasoning,
+    18: task_18_size.size_reasoning,
+    19: tasks_4_17_19_relations.path_finding,
+    20: task_20_motivations.agents_motivations,
 }
 
 
-def generate_story(task: int, seed: int, index: int, setting: Setting = AS_IN_BABI) -> Story:
-    """Return story `index` of the endless stream of a task, a seed and a setting, always the same one.
+def generate_story(babi_task: int, seed: int, index: int, sizes: StorySizes = BABI_SIZES) -> Story:
+    """Return story `index` of the endless stream of a bAbI task, a seed and sizes; equal arguments, equal story.
 
-    >>> generate_story(task=1, seed=0, index=7) == generate_story(task=1, seed=0, index=7)
+    >>> generate_story(babi_task=1, seed=0, index=7) == generate_story(babi_task=1, seed=0, index=7)
     True
-    >>> len(generate_story(task=1, seed=0, index=7, setting=Setting(questions=2)).lines)
+    >>> len(generate_story(babi_task=1, seed=0, index=7, sizes=StorySizes(questions=2)).lines)
     6
 
     Raises:
-        UserError: where there is no such task, or it cannot be of this setting.
+        UserError: for an unknown bAbI task, or sizes that the task cannot have.
     """
-    check_task(task, setting)
-    teller, rng = TASKS[task], Random(f"{seed}/{task}/{index}")
-    return teller.story(rng, setting) if isinstance(teller, type) else teller(rng)
+    check_babi_task(babi_task, sizes)
+    generator, rng = GENERATORS[babi_task], Random(f"{seed}/{babi_task}/{index}")
+    return generator.story(rng, sizes) if isinstance(generator, type) else generator(rng)
 
 
-def check_task(task: int, setting: Setting = AS_IN_BABI) -> None:
-    """Refuse a task that cannot be generated.
+def check_babi_task(babi_task: int, sizes: StorySizes = BABI_SIZES) -> None:
+    """Check that stories of a bAbI task can be generated in these sizes.
 
     Raises:
-        UserError: naming those that can, or what is impossible in the setting.
+        UserError: for an unknown bAbI task, or sizes that the task cannot have.
     """
-    if task not in TASKS:
-        raise UserError(f"stories of task {task} cannot be generated, only those of tasks {format_tasks(TASKS)}")
-    teller = TASKS[task]
-    if isinstance(teller, type):
-        teller.cast(setting)
-    elif setting != AS_IN_BABI:
-        sizable = format_tasks(task for task, teller in TASKS.items() if isinstance(teller, type))
-        raise UserError(f"Stories of task {task} are of one size only; change the sizes of tasks {sizable} alone.")
+    if babi_task not in GENERATORS:
+        raise UserError(
+            f"stories of task {babi_task} cannot be generated, only those of tasks {format_babi_tasks(GENERATORS)}"
+        )
+    generator = GENERATORS[babi_task]
+    if isinstance(generator, type):
+        generator.select_entities(sizes)
+    elif sizes != BABI_SIZES:
+        sizable = format_babi_tasks(number for number, one in GENERATORS.items() if isinstance(one, type))
+        raise UserError(f"Stories of task {babi_task} are of one size only; change the sizes of tasks {sizable} alone.")
 
 
 @lru_cache
-def questions_a_story(task: int, setting: Setting = AS_IN_BABI) -> float:
-    """How many questions a story of the task has on average, counted in some.
+def questions_per_story(babi_task: int, sizes: StorySizes = BABI_SIZES) -> float:
+    """Return the mean number of questions per story of a bAbI task, over 50 stories.
 
-    >>> questions_a_story(1), questions_a_story(4)
+    >>> questions_per_story(1), questions_per_story(4)
     (5.0, 1.0)
     """
-    stories = [generate_story(task, 0, index, setting) for index in range(50)]
+    stories = [generate_story(babi_task, 0, index, sizes) for index in range(50)]
     return sum(isinstance(line, Question) for story in stories for line in story.lines) / len(stories)

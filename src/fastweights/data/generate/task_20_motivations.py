@@ -1,13 +1,13 @@
-"""Why somebody does what he does: task 20."""
+"""bAbI task 20, agents' motivations."""
 
 from random import Random
 
 from fastweights.data.babi import Question, Statement, Story
-from fastweights.data.generate.randomness import choose
-from fastweights.data.generate.telling import moving, taking
+from fastweights.data.generate.sampling import choose
+from fastweights.data.generate.storyteller import move_sentence, take_sentence
 
 PEOPLE = ("Jason", "Antoine", "Yann", "Sumit")
-# Where a mood leads, and what it makes one take there.
+# The place and the object that a mood leads to.
 REMEDIES = {
     "hungry": ("kitchen", "apple"),
     "thirsty": ("kitchen", "milk"),
@@ -16,13 +16,13 @@ REMEDIES = {
 }
 
 
-def why(rng: Random) -> Story:
-    """Task 20: everybody has a mood, goes where it leads and takes what he wants, if nobody has taken it before."""
+def agents_motivations(rng: Random) -> Story:
+    """Task 20: each person has a mood, goes to its place and takes its object, if nobody has taken it before."""
     lines: list[Statement | Question] = []
-    mood_of: dict[str, tuple[str, int]] = {}  # of a person: his mood, and the line
-    went: list[str] = []
+    mood_of: dict[str, tuple[str, int]] = {}  # of a person: mood and line
+    moved: list[str] = []
     taken: list[str] = []
-    active = list(PEOPLE)  # those who can still do something
+    active = list(PEOPLE)  # people with something left to do
     while active:
         person = choose(rng, active)
         if person not in mood_of:
@@ -33,14 +33,14 @@ def why(rng: Random) -> Story:
         else:
             answer, _ = mood_of[person]
             place, thing = REMEDIES[answer]
-            if person not in went:
-                went.append(person)
-                text = moving(rng, person, place)
+            if person not in moved:
+                moved.append(person)
+                text = move_sentence(rng, person, place)
                 question = f"Why did {person.lower()} go to the {place}?"
             else:
                 taken.append(thing)
-                text = taking(rng, person, thing)
+                text = take_sentence(rng, person, thing)
                 question = f"Why did {person.lower()} get the {thing}?"
         lines += (Statement(text), Question(question, answer, (mood_of[person][1],)))
-        active = [one for one in active if one not in went or REMEDIES[mood_of[one][0]][1] not in taken]
+        active = [one for one in active if one not in moved or REMEDIES[mood_of[one][0]][1] not in taken]
     return Story(20, tuple(lines))

@@ -7,32 +7,32 @@ import pytest
 
 from fastweights import cli
 from fastweights.data.babi import SPLITS, Question, file_name, read_file, statistics
-from fastweights.data.generate import TASKS
-from fastweights.data.generate.files import FEW_STORIES, format_story, write_files
+from fastweights.data.generate import GENERATORS
+from fastweights.data.generate.babi_files import TASKS_WITH_REPEATS, format_story, write_files
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stories") / "new"
-    assert len(list(write_files(folder, 90, seed=0))) == len(TASKS) * len(SPLITS)
+    assert len(list(write_files(folder, 90, seed=0))) == len(GENERATORS) * len(SPLITS)
     return folder
 
 
 def test_each_file_holds_the_questions_asked_for_in_whole_stories(folder):
     for split, counts in statistics(folder).items():
         wanted = 90 if split == "train" else 10
-        for task, found in counts["tasks"].items():
+        for task, found in counts["babi_tasks"].items():
             assert wanted <= found["questions"] < wanted + 12, (split, task)
 
 
 def test_what_is_written_is_read_back(folder):
-    for task in TASKS:
+    for task in GENERATORS:
         path = folder / file_name(task, "train")
         assert "".join(map(format_story, read_file(path))) == path.read_text()
 
 
 def test_the_splits_share_no_story(folder):
-    for task in set(TASKS) - set(FEW_STORIES):
+    for task in set(GENERATORS) - set(TASKS_WITH_REPEATS):
         stories = [format_story(story) for split in SPLITS for story in read_file(folder / file_name(task, split))]
         assert len(stories) == len(set(stories))
 
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
 
 def test_the_bytes_are_those_of_every_other_machine(tmp_path):
     """A change of these files would be a change of everybody's data: say so in the changelog."""
-    (path, *_) = write_files(tmp_path, 9, seed=0, tasks=(1,))
+    (path, *_) = write_files(tmp_path, 9, seed=0, babi_tasks=(1,))
     assert hashlib.sha256(path.read_bytes()).hexdigest() == (
         "4b81fce7c2faebebaf4bf69dec63edca26b0c1d7bf598406a1868df9a1b5e0f8"
     )
@@ -78,7 +78,7 @@ def test_command_line(tmp_path, capsys):
     [
         (["--questions", "8"], "8 questions leave a split without any"),
         (["--tasks", "21"], "there is no bAbI task 21"),
-        (["--tasks", "one"], '"one" in the tasks "one" is no task'),
+        (["--tasks", "one"], '"one" in the bAbI tasks "one" is no task'),
     ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path, capsys, arguments, words):

@@ -1,21 +1,21 @@
-"""Who gave what to whom: task 5."""
+"""bAbI task 5, three argument relations: the giver, the object and the receiver of a gift."""
 
 from fastweights.data.babi import Question
-from fastweights.data.generate.handling import HandlingStoryteller
-from fastweights.data.generate.randomness import choose
+from fastweights.data.generate.sampling import choose
+from fastweights.data.generate.tasks_2_3_6_7_8_objects import ObjectStoryteller
 
 
-class WhoGaveWhat(HandlingStoryteller):
-    """Task 5: the latest giving of a thing decides."""
+class ThreeArgumentRelations(ObjectStoryteller):
+    """Task 5: the latest gift of an object decides."""
 
-    number = 5
+    babi_task = 5
     people = ("Mary", "Fred", "Bill", "Jeff")
-    fewest_people = 2
+    min_people = 2
     kinds = ("move", "take", "drop", "give")
 
     def question(self) -> Question | None:
-        """Ask about the latest giving of a thing that was given lately."""
-        givings = [event for event in self.window if event.kind == "give"]
+        """Ask about the latest gift of a recently given object."""
+        givings = [event for event in self.recent_events if event.kind == "give"]
         if not givings:
             return None
         thing = choose(self.rng, givings).thing

@@ -1,4 +1,4 @@
-"""Walks as Gymnasium environments: against the definition, and what seeds and splits promise."""
+"""Graph environments against the reference implementation; seeds and splits."""
 
 import itertools
 
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from fastweights.environments.graph_env import SPLITS, GraphEnv, GraphVectorEnv, split_graphs
 from fastweights.environments.graphs import VARIANTS, Rules
-from fastweights.environments.reference import Walk
-from fastweights.environments.walks import SPLITS, GraphEnv, GraphVectorEnv, graphs_of
+from fastweights.environments.reference import Episode
 
 
 def play(environments, seed, episodes=1):
@@ -23,27 +23,27 @@ def play(environments, seed, episodes=1):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("rules", [{}, {"places": 4, "actions": 2, "steps": 9, "patience": 2}], ids=["paper", "other"])
+@pytest.mark.parametrize("rules", [{}, {"states": 4, "actions": 2, "steps": 9, "patience": 2}], ids=["paper", "other"])
 def test_the_arrays_do_what_the_definition_does(variant, rules):
     environments = GraphVectorEnv(40, graphs=10, variant=variant, **rules)
     draw = np.random.default_rng(0)
     for seed in (0, 1):
         seen, _ = environments.reset(seed=seed)
-        walks = []
+        episodes = []
         for row, graph in enumerate(environments.graph):
             turns = itertools.cycle((environments._goals[:, row], environments._offsets[:, row]))
 
-            def choose(options, row=row, turns=turns, walks=walks):
-                number = next(turns)[walks[row].time]  # of all places, or how far from the one that is left out
-                return options[number if len(options) == environments.rules.places else number - 1]
+            def choose(options, row=row, turns=turns, episodes=episodes):
+                number = next(turns)[episodes[row].time]  # of all states, or how far from the one that is left out
+                return options[number if len(options) == environments.rules.states else number - 1]
 
-            walks.append(Walk(environments.moves[graph].tolist(), environments.rules, choose))
-        assert seen == pytest.approx(np.array([walk.reset() for walk in walks]))
+            episodes.append(Episode(environments.transitions[graph].tolist(), environments.rules, choose))
+        assert seen == pytest.approx(np.array([episode.reset() for episode in episodes]))
         for _ in range(environments.rules.steps):
             actions = draw.integers(environments.rules.actions, size=40)
             seen, rewards, over, cut, _ = environments.step(actions)
             expected, expected_rewards, ends = zip(
-                *(walk.step(action) for walk, action in zip(walks, actions, strict=True)), strict=True
+                *(episode.step(action) for episode, action in zip(episodes, actions, strict=True)), strict=True
             )
             assert seen == pytest.approx(np.array(expected))
             assert rewards == pytest.approx(np.array(expected_rewards))
@@ -52,11 +52,11 @@ def test_the_arrays_do_what_the_definition_does(variant, rules):
 
 
 def on_a_ring(variant, *actions):
-    """What an agent sees on a ring of three places where action 0 leads on and action 1 leads nowhere."""
-    rules = Rules(places=3, actions=2, steps=10, patience=3, variant=variant)
-    preferred = itertools.cycle(((2, 1), (0, 1)))  # goals, the agent's places
-    walk = Walk([[1, 0], [2, 1], [0, 2]], rules, lambda options: next(x for x in next(preferred) if x in options))
-    return [walk.reset(), *(walk.step(action)[0] for action in actions)]
+    """What an agent sees on a ring of three states where action 0 leads on and action 1 leads nowhere."""
+    rules = Rules(states=3, actions=2, steps=10, patience=3, variant=variant)
+    preferred = itertools.cycle(((2, 1), (0, 1)))  # goals, the agent's states
+    episode = Episode([[1, 0], [2, 1], [0, 2]], rules, lambda options: next(x for x in next(preferred) if x in options))
+    return [episode.reset(), *(episode.step(action)[0] for action in actions)]
 
 
 def test_what_the_agent_sees_under_the_papers_rules():
@@ -84,7 +84,7 @@ def test_the_quirks_of_the_published_code():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gymnasiums_own_checks(variant):
-    check_env(gymnasium.make("fastweights/Graphs-v0", variant=variant, places=4, actions=2).unwrapped)
+    check_env(gymnasium.make("fastweights/Graphs-v0", variant=variant, states=4, actions=2).unwrapped)
 
 
 def test_gymnasium_makes_them():
@@ -95,7 +95,7 @@ def test_gymnasium_makes_them():
     for _ in range(40):
         seen, *_ = made.step(made.action_space.sample())
         assert made.observation_space.contains(seen)
-    one = gymnasium.make("fastweights/Graphs-v0", split="test", places=6)
+    one = gymnasium.make("fastweights/Graphs-v0", split="test", states=6)
     assert one.reset(seed=0)[0].shape == (19,)
 
 
@@ -117,7 +117,7 @@ def test_seeds_fix_graphs_and_episodes():
     assert (first != play(GraphVectorEnv(30, graphs=30, graph_seed=1), seed=3)).any()
 
 
-def test_the_next_step_after_the_last_begins_anew():
+def test_the_step_after_the_last_starts_an_episode():
     environments = GraphVectorEnv(5, graphs=5, steps=3)
     before = play(environments, seed=0)[-10:]
     assert before.tolist() == [1.0] * 5 + [0.0] * 5
@@ -140,7 +140,7 @@ def test_every_graph_has_one_agent_where_there_are_as_many():
 
 
 def test_no_graph_is_in_two_splits():
-    parts = [{graph.tobytes() for graph in graphs_of(split, 600, 5, 3, 666)} for split in SPLITS]
+    parts = [{graph.tobytes() for graph in split_graphs(split, 600, 5, 3, 666)} for split in SPLITS]
     assert [len(part) for part in parts] == [600] * 3
     assert len(set.union(*parts)) == 1800
 
@@ -149,14 +149,14 @@ def test_agent_and_goal_start_apart():
     environments = GraphVectorEnv(600)
     for seed in range(3):
         environments.reset(seed=seed)
-        assert (environments.goal != environments.place).all()
+        assert (environments.goal != environments.state).all()
         for _ in range(30):
             environments.step(environments.action_space.sample())
-            assert (environments.goal != environments.place).all()
+            assert (environments.goal != environments.state).all()
 
 
-def test_where_the_goal_is_placed_anew():
-    """By the paper's rules in any of five places, by the published code's in any of four others: all as often."""
+def test_the_goal_after_a_reset():
+    """Uniform over all five states by the paper, over the four others by the published code."""
     for variant in VARIANTS:
         environments = GraphVectorEnv(600, variant=variant)
         counts = np.zeros((5, 5))  # goal before, goal after
@@ -165,7 +165,7 @@ def test_where_the_goal_is_placed_anew():
             for _ in range(30):
                 before = environments.goal
                 *_, found = environments.step(environments.action_space.sample())
-                np.add.at(counts, (before[found["anew"]], environments.goal[found["anew"]]), 1)
+                np.add.at(counts, (before[found["reset"]], environments.goal[found["reset"]]), 1)
         expected = np.full((5, 5), 1 / 5) if variant == "paper" else (1 - np.eye(5)) / 4
         assert counts.sum() > 10_000
         assert counts / counts.sum(1, keepdims=True) == pytest.approx(expected, abs=0.03)
@@ -174,5 +174,5 @@ def test_where_the_goal_is_placed_anew():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match='split is "exam"'):
         GraphVectorEnv(2, split="exam")
-    with pytest.raises(ValueError, match="no graph of 5 places and 1 actions"):
+    with pytest.raises(ValueError, match="no graph of 5 states and 1 actions"):
         GraphVectorEnv(2, actions=1)

@@ -1,4 +1,4 @@
-"""Random choices that come out the same on every machine and with every version of Python.
+"""Random choices that are reproducible on every machine and with every version of Python.
 
 Only `Random.random()` is used: its stream is guaranteed by Python, that of the other methods is not.
 Weights are written as repetitions: `choose(rng, ("", "", "there"))` is "there" one time in three.
@@ -30,10 +30,10 @@ def shuffled(rng: Random, items: Sequence[Item]) -> list[Item]:
     return order
 
 
-def cycled(rng: Random, items: Sequence[Item]) -> list[Item]:
-    """Return the items in a random order in which none keeps its place: each moves on along one cycle through all."""
+def cyclic_shuffled(rng: Random, items: Sequence[Item]) -> list[Item]:
+    """Return the items in a random cyclic permutation (Sattolo's algorithm): no item stays in its position."""
     order = list(items)
     for last in range(len(order) - 1, 0, -1):
-        other = int(rng.random() * last)  # never `last` itself, which makes the difference to `shuffled`
+        other = int(rng.random() * last)  # never `last` itself, unlike `shuffled`
         order[last], order[other] = order[other], order[last]
     return order

@@ -1,21 +1,21 @@
-"""What fits into what: task 18."""
+"""bAbI task 18, size reasoning."""
 
 from collections.abc import Mapping
 from random import Random
 
 from fastweights.data.babi import Question, Statement, Story
-from fastweights.data.generate.randomness import choose, choose_other, shuffled
+from fastweights.data.generate.sampling import choose, choose_other, shuffled
 
 SWEETS = ("chocolate", "box of chocolates")
 BOXES = ("box", "chest", "container", "suitcase")
-TRIES = 100
+MAX_TRIES = 100
 
-Facts = Mapping[int, tuple[str, str]]  # of a line: the bigger thing and the smaller
+Facts = Mapping[int, tuple[str, str]]  # by line: the bigger and the smaller thing
 
 
-def does_it_fit(rng: Random) -> Story:
-    """Task 18: blocks of five facts, until five questions can be asked after one of them."""
-    sizes = (*SWEETS, *shuffled(rng, BOXES))  # from the smallest up
+def size_reasoning(rng: Random) -> Story:
+    """Task 18: blocks of five facts, until one of them is followed by five questions."""
+    sizes = (*SWEETS, *shuffled(rng, BOXES))  # in increasing order
     lines: list[Statement | Question] = []
     facts: dict[int, tuple[str, str]] = {}
     questions: list[Question] = []
@@ -32,36 +32,36 @@ def does_it_fit(rng: Random) -> Story:
                 )
             )
             facts[len(lines)] = (bigger, smaller)
-        questions = ask(rng, facts)
+        questions = sample_questions(rng, facts)
         lines += questions
     return Story(18, tuple(lines))
 
 
-def ask(rng: Random, facts: Facts) -> list[Question]:
-    """Return up to five questions, fewer where the facts let only few of the tries succeed."""
-    # The facts about a thing, in the order told.
+def sample_questions(rng: Random, facts: Facts) -> list[Question]:
+    """Return up to five questions; fewer if most tries fail."""
+    # The lines about a thing, in order.
     about: dict[str, list[int]] = {}
     for line, pair in facts.items():
         for thing in pair:
             about.setdefault(thing, []).append(line)
     questions: list[Question] = []
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         if len(questions) == 5:
             break
-        question = attempt(rng, facts, about)
+        question = sample_question(rng, facts, about)
         if question is not None:
             questions.append(question)
     return questions
 
 
-def attempt(rng: Random, facts: Facts, about: Mapping[str, list[int]]) -> Question | None:
-    """Go from a thing to another and on by the first fact about that one; return a question if it leads on.
+def sample_question(rng: Random, facts: Facts, about: Mapping[str, list[int]]) -> Question | None:
+    """Return a question about the ends of a random chain of two facts, or None if the chain breaks off.
 
-    Both steps up, or both down, prove which is the bigger of the two things at the ends.
+    Two steps up, or two steps down, prove which of the two ends is bigger.
     """
     line = choose(rng, tuple(facts))
     start, middle = choose(rng, (facts[line], facts[line][::-1]))
-    # What has been told more than once is mostly remembered as it was told last.
+    # Of a repeated fact, two times in three the latest statement counts.
     latest = max(other for other in about[start] if middle in facts[other])
     line = choose(rng, (line, latest, latest))
     onward = next((other for other in about[middle] if other != line), None)
