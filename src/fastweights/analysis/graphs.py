@@ -108,7 +108,7 @@ def draw_returns(paths: Sequence[str | Path], path: str | Path) -> None:
                 bounds = task.bounds(split)
                 style = ("--", ":", "-.")[(len(rules) - 1) % 3]
                 at, side = ((0.02, "left"), (0.98, "right"))[(len(rules) - 1) % 2]  # two variants' words stay apart
-                for agent, words, up in (("best", "known map", 3), ("random", "random policy", -10)):
+                for agent, words, up in (("optimal", "known map", 3), ("random", "random policy", -10)):
                     panel.axhline(bounds[agent], color="#888888", linestyle=style, lw=1)
                     words = f"{words} ({task.rules.variant}): {bounds[agent]:.1f}"
                     panel.annotate(

@@ -261,7 +261,7 @@ class A2C(Objective):
         rows |= {
             f"the agent, {key.removesuffix('_return')}": metrics[key] for key in metrics if key.endswith("_return")
         }
-        rows |= {"random policy": bounds["random"], "known map": bounds["best"]} if bounds else {}
+        rows |= {"random policy": bounds["random"], "known map": bounds["optimal"]} if bounds else {}
         best = max(bounds.values(), default=metrics["return"])
         lines = [[name, f"{value:.2f}", bar(value / best) if best > 0 else ""] for name, value in rows.items()]
         return [["", "return of an episode", ""], *lines]
