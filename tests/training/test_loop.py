@@ -1,4 +1,4 @@
-"""The supervised loop: its learning rate, what it does when numbers or the disk run out, and loading its models."""
+"""The training loop: early stopping, precision, accumulation, saves, and what it does when numbers or the disk run out."""
 
 import errno
 import math
@@ -6,122 +6,240 @@ import os
 
 import pytest
 import torch
+from trainings import GRAPHS, SEQUENCES, STORIES, assert_resumes, assert_same_run, records, resumed
 
 from fastweights import cli, load_model, recipes
-from fastweights.cores import map_state
+from fastweights.cores.contract import tensors_of
 from fastweights.errors import UserError
-from fastweights.recipes import TrainingOptions
+from fastweights.recipes.options import EarlyStopping
 from fastweights.training import checkpoint
-from fastweights.training.loop import Observer, learning_rate
+from fastweights.training.loop import Observer
 from fastweights.training.runs import RunFolder
-from fastweights.training.supervised import Trainer
-
-TINY = [
-    "--model.embedding_size=8",
-    "--model.core.hidden_size=8",
-    "--model.core.memory_size=4",
-    "--task.tasks=1,2",
-    "--task.segment_length=20",
-    "--task.validation_stories=2",
-    "--training.rows=2",
-    "--training.evaluation_rows=2",
-    "--training.steps=6",
-    "--training.report_every=2",
-    "--training.evaluate_every=2",
-]
 
 
 @pytest.fixture
-def begin(tmp_path):
-    """Return a function that begins a run of a tiny model and gives its trainer."""
-    opened = []
-
-    def begin(*overrides, observer=None):
-        recipe = recipes.load("catbabi-qa/fwm", [*TINY, *overrides])
-        run = RunFolder.create(tmp_path / f"run{len(opened)}", {"recipe": recipe.to_dict(), "data": None})
-        opened.append(run)
-        return Trainer(recipe, run, None, observer)
-
-    yield begin
-    for run in opened:
-        run.unlock()
+def begin(trainings):
+    """Begins the training of a tiny model on stories."""
+    return lambda *overrides, **options: trainings.begin("catbabi-qa/fwm", *STORIES, *overrides, **options)
 
 
-def test_training_ends_where_it_is_good_enough(begin):
-    trainer = begin("--training.stop_at_accuracy=1e-9", "--training.report_every=1", "--training.steps=50")
-    validate, accuracies = trainer._validate, iter([0.0, 0.0, 0.5, 0.9])
-    trainer._validate = lambda: validate() | {"answer_accuracy": next(accuracies)}
-    assert trainer.train()["answer_accuracy"] == 0.5
-    assert trainer.step == 6
-    again = Trainer(trainer.recipe, trainer.run)
-    again.resume()
-    assert again.train() == {} and again.step == 6  # it stays good enough
-
-
-def test_a_checkpoint_from_before_a_recipe_had_a_value_goes_on(begin, monkeypatch):
-    trainer = begin()
-    metadata = trainer._metadata()
-    del metadata["recipe"]["training"]["stop_at_accuracy"]
-    monkeypatch.setattr(trainer, "_metadata", lambda: metadata | {"step": trainer.step})
-    trainer.train()
-    again = Trainer(trainer.recipe, trainer.run)
-    again.resume()
-    assert again.step == trainer.step
-
-
-def rates(**options):
-    options = TrainingOptions(**{"steps": 10, "learning_rate": 1.0, **options})
-    return [learning_rate(options, step) for step in range(options.steps)]
-
-
-def test_a_constant_learning_rate():
-    assert rates() == [1.0] * 10
-
-
-def test_the_learning_rate_rises_in_equal_steps_and_stays():
-    assert rates(warmup_steps=4) == [0.25, 0.5, 0.75] + [1.0] * 7
-
-
-def test_the_learning_rate_falls_along_a_cosine():
-    found = rates(schedule="cosine")
-    assert found == pytest.approx([(1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)])
-    assert found[0] == 1.0 and found[5] == pytest.approx(0.5) and 0 < found[-1] < 0.03
-    assert found == sorted(found, reverse=True)
-
-
-def test_warm_up_and_cosine_together():
-    plain, warm = rates(schedule="cosine"), rates(schedule="cosine", warmup_steps=2)
-    assert warm[0] == plain[0] / 2
-    assert warm[1:] == plain[1:]
-
-
-def test_the_optimizer_gets_the_learning_rate(begin):
-    seen = []
-
-    class Look(Observer):
-        def step(self, progress):
-            seen.append(trainer.optimizer.param_groups[0]["lr"])
-
-    trainer = begin("--training.schedule=cosine", "--training.warmup_steps=3", observer=Look())
-    trainer.train()
-    assert seen == [learning_rate(trainer.options, step) for step in range(6)]
+def validate_as(trainer, name, values):
+    """Let the validations of a training report these values of a metric, one after another."""
+    validate, values = trainer.objective.validate, iter(values)
+    trainer.objective.validate = lambda *arguments: validate(*arguments) | {name: next(values)}
 
 
 def test_training_learns(begin):
     trainer = begin("--training.steps=60", "--training.learning_rate=0.01", "--training.evaluate_every=60")
     trainer.train()
-    losses = [record["train"]["loss"] for record in trainer.run.records() if "train" in record]
+    losses = [record["loss"] for record in records(trainer, "train")]
     assert sum(losses[-5:]) < sum(losses[:5]) * 0.7
 
 
-def test_clipping_limits_the_step_that_the_gradient_makes(begin):
-    norms = []
-    for clip in ("null", "0.001"):
-        trainer = begin(f"--training.clip_norm={clip}", "--training.steps=1")
+# Early stopping
+
+
+def test_training_stops_at_the_target(begin):
+    trainer = begin("--training.early_stopping.target=0.4", "--training.steps=50")
+    validate_as(trainer, "answer_accuracy", [0.0, 0.0, 0.4, 0.9])
+    assert trainer.train()["answer_accuracy"] == 0.4
+    assert trainer.step == 6 and trainer.stopped_early and trainer.finished
+    again = resumed(trainer)
+    assert again.train() == {} and again.step == 6  # it stays stopped
+
+
+def test_training_stops_without_a_better_validation(begin):
+    trainer = begin("--training.early_stopping.patience=2", "--training.steps=50")
+    validate_as(trainer, "answer_accuracy", [0.2, 0.1, 0.3, 0.3, 0.2, 0.9])  # an equal value is no better one
+    trainer.train()
+    assert trainer.step == 10 and trainer.stopped_early
+    assert checkpoint.read_metadata(trainer.run.best)["step"] == 6
+    assert resumed(trainer).finished
+
+
+def test_patience_is_counted_on_over_an_interruption(begin):
+    trainer = begin("--training.early_stopping.patience=2", "--training.steps=50")
+    validate_as(trainer, "answer_accuracy", [0.2, 0.1])
+    trainer.options.steps = 4
+    trainer.train()
+    trainer.options.steps = 50
+    again = resumed(trainer)
+    validate_as(again, "answer_accuracy", [0.1, 0.9])
+    again.train()
+    assert again.step == 6 and again.stopped_early
+
+
+# Records and checkpoints
+
+
+def test_a_checkpoint_from_before_a_recipe_had_a_value_resumes(begin, monkeypatch):
+    trainer = begin()
+    metadata = trainer._metadata()
+    del metadata["recipe"]["training"]["early_stopping"]
+    assert trainer.options.early_stopping == EarlyStopping()
+    monkeypatch.setattr(trainer, "_metadata", lambda: metadata | {"step": trainer.step})
+    trainer.train()
+    assert resumed(trainer).step == trainer.step
+
+
+def test_saves_apart_from_validations(begin, monkeypatch):
+    saved = []
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, *parts: (saved.append((path.name, parts[1]["step"])), save(path, *parts))
+    )
+    trainer = begin(
+        "--training.save_every=3", "--training.evaluate_every=2", "--training.steps=7", "--training.report_every=1"
+    )
+    trainer.train()
+    assert [step for name, step in saved if name == "last.safetensors"] == [3, 6, 7]
+    assert [record["step"] for record in trainer.run.records() if "valid" in record] == [2, 4, 6, 7]
+
+
+def test_a_run_killed_between_two_saves_resumes_from_the_first(begin, monkeypatch):
+    options = ("--training.save_every=3", "--training.evaluate_every=2", "--training.steps=7")
+    whole, killed = begin(*options), begin(*options)
+    whole.train()
+
+    class Killed(Exception):
+        pass
+
+    step = killed.optimizer_step
+
+    def optimizer_step():
+        if killed.step == 5:  # after the validation of step 4
+            raise Killed
+        step()
+
+    killed.optimizer_step = optimizer_step
+    with pytest.raises(Killed):
+        killed.train()
+    assert checkpoint.read_metadata(killed.run.last)["step"] == 3
+    again = resumed(killed)
+    assert again.step == 3
+    again.train()
+    assert_same_run(killed.run, whole.run)
+
+
+def test_an_observer_hears_of_each_step_once_it_is_done(begin):
+    seen = []
+
+    class Look(Observer):
+        def begin(self, objective):
+            seen.append(("begin", type(objective).__name__))
+
+        def step(self, progress):
+            moments = trainer.optimization.optimizer.state_dict()["state"][0]
+            seen.append((progress.step, progress.steps, int(moments["step"]), progress.count))
+
+        def validation(self, step, metrics, best):
+            seen.append(("validation", step, best))
+
+    trainer = begin("--training.accumulate=3", "--training.steps=2", observer=Look())
+    trainer.train()
+    assert seen == [("begin", "Answers"), (1, 2, 1, 120), (2, 2, 2, 120), ("validation", 2, True)]
+
+
+def test_resuming_before_the_first_save_starts_from_the_beginning(begin):
+    whole, killed = begin(), begin()
+    whole.train()
+    killed.run.record({"step": 2, "train": {}})
+    killed.resume()
+    killed.train()
+    assert killed.run.metrics.read_bytes() == whole.run.metrics.read_bytes()
+
+
+def test_resuming_from_another_recipe_is_refused(begin):
+    first, second = begin("--training.steps=2"), begin("--training.steps=2", "--training.learning_rate=0.5")
+    first.train()
+    second.run.last.write_bytes(first.run.last.read_bytes())
+    with pytest.raises(UserError, match=r"last.safetensors was saved by another recipe"):
+        second.resume()
+
+
+def test_resuming_from_a_best_checkpoint_is_refused(begin):
+    trainer = begin("--training.steps=2")
+    trainer.train()
+    trainer.run.last.write_bytes(trainer.run.best.read_bytes())
+    with pytest.raises(UserError, match=r"last.safetensors is a checkpoint that a run cannot resume from"):
+        trainer.resume()
+
+
+def test_the_best_checkpoint_is_that_of_the_best_headline_metric(begin):
+    trainer = begin("--training.steps=12", "--training.learning_rate=0.05")
+    trainer.train()
+    found = {record["step"]: record["valid"]["answer_accuracy"] for record in trainer.run.records() if "valid" in record}
+    best = checkpoint.read_metadata(trainer.run.best)
+    assert found[best["step"]] == max(found.values()) == best["valid"]["answer_accuracy"]
+    assert best["step"] == min(step for step, value in found.items() if value == max(found.values()))
+
+
+def test_the_best_checkpoint_is_not_that_of_the_lowest_loss(begin):
+    trainer = begin("--training.steps=6")
+    validate = trainer.objective.validate
+    values = iter([(0.5, 2.0), (0.6, 3.0), (0.4, 1.0)])
+    trainer.objective.validate = lambda *arguments: (
+        validate(*arguments) | dict(zip(("answer_accuracy", "loss"), next(values), strict=True))
+    )
+    trainer.train()
+    best = checkpoint.read_metadata(trainer.run.best)
+    assert (best["step"], best["valid"]["answer_accuracy"], best["valid"]["loss"]) == (4, 0.6, 3.0)
+
+
+# Interruptions
+
+
+def test_a_signal_in_the_step_of_a_save_saves_once(begin, monkeypatch):
+    """All processes save together; a second save in the same step would find nothing to add up in the others."""
+    saved = []
+
+    class Stop(Observer):
+        def step(self, progress):
+            if progress.step == 2:
+                os.kill(os.getpid(), 15)
+
+    trainer = begin(observer=Stop())
+    save = trainer.save
+    trainer.save = lambda: (saved.append(trainer.step), save())
+    with pytest.raises(Exception) as caught:
         trainer.train()
-        norms.append(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item())
-    assert norms[0] > 0.01
-    assert norms[1] == pytest.approx(0.001, rel=1e-3)
+    assert type(caught.value).__name__ == "Interrupted"
+    assert saved == [2]
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tiny"),
+    [
+        ("catbabi-qa/fwm", STORIES),
+        ("catbabi-lm/fwm", STORIES),
+        ("art/fw-lstm", SEQUENCES),
+        ("art/fw-rnn", SEQUENCES),
+        ("art/ln-lstm", SEQUENCES),
+        ("catbabi-qa/lstm", [word for word in STORIES if "memory_size" not in word]),
+        ("graph-rl/fwm", GRAPHS),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bfloat16(trainings, recipe, tiny):
+    trainers = [trainings.begin(recipe, *tiny, f"--training.precision={p}") for p in ("float32", "bfloat16")]
+    for trainer in trainers:
+        trainer.train()
+    losses = [[record["loss"] for record in records(trainer, "train")] for trainer in trainers]
+    assert all(map(math.isfinite, losses[1])) and losses[0] != losses[1]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.1, abs=0.05)
+    half = trainers[1]
+    held = [*half.model.parameters(), *tensors_of(half.state)]
+    held += [value for state in half.optimization.optimizer.state.values() for value in state.values()]
+    assert {tensor.dtype for tensor in held} == {torch.float32}
+    at_start = recipes.assemble(half.recipe).model.parameters()
+    assert not any(map(torch.equal, half.model.parameters(), at_start))  # each weight gets a gradient
+    assert_resumes(trainings, recipe, *tiny, "--training.precision=bfloat16")
+
+
+# What is not finite, and full disks
 
 
 @pytest.mark.parametrize("poisoned", ["weight", "state"])
@@ -136,7 +254,9 @@ def test_a_poisoned_number_is_found(begin, poisoned):
     else:
         trainer.state.memory[1, 0, 0, 0] = math.inf
         culprit = r"the carried state memory \[2, 4, 4, 4\]"
-    with pytest.raises(UserError, match=f"not finite at step 3 .*{culprit}.*The last good checkpoint") as caught:
+    with pytest.raises(
+        UserError, match=f"not finite at step 3 .*{culprit}.*The checkpoint of an earlier step is in "
+    ) as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
     assert trainer.run.last.read_bytes() == good
@@ -146,8 +266,25 @@ def test_a_poisoned_number_is_found(begin, poisoned):
     tensors, metadata = checkpoint.load(kept)
     assert tensors["inputs"].shape == tensors["targets"].shape == (2, 20)
     assert metadata["step"] == 2
-    groups = sorted(set(tensors["groups"][tensors["valid"]].tolist()))
+    groups = sorted(set(tensors["groups"][tensors["mask"]].tolist()))
     assert str(groups) in str(caught.value)
+    state = {name for name in tensors if name.startswith("state/")}
+    assert state == {"state/slow.hidden", "state/slow.cell", "state/memory"}
+
+
+def test_the_state_of_a_gradient_that_is_not_finite_is_the_one_before(begin):
+    trainer = begin("--training.steps=4", "--training.accumulate=2")
+    trainer.options.steps = 2
+    trainer.train()
+    trainer.options.steps = 4
+    seen = []
+    forward = trainer._forward
+    trainer._forward = lambda *arguments: (seen.append(trainer.state), forward(*arguments))[1]
+    trainer.model.softmax.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(UserError, match=r"at step 3 .*the gradient \(all tensors of the forward pass are finite\)"):
+        trainer.train()
+    tensors, _ = checkpoint.load(trainer.run.path / "non_finite_step_3.safetensors")
+    assert torch.equal(tensors["state/memory"], seen[1].memory)  # of the second batch of the step
 
 
 def test_the_module_that_overflows_is_named(begin):
@@ -159,7 +296,7 @@ def test_the_module_that_overflows_is_named(begin):
 
 def test_an_absurd_learning_rate_ends_with_exit_code_2(tmp_path, capsys):
     out = tmp_path / "run"
-    arguments = ["train", "catbabi-qa/fwm", *TINY, "--training.learning_rate=1e30", "--training.evaluate_every=6"]
+    arguments = ["train", "catbabi-qa/fwm", *STORIES, "--training.learning_rate=1e30", "--training.evaluate_every=6"]
     assert cli.main([*arguments, f"--out={out}"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("fastweights: The loss or its gradient is not finite at step ")
@@ -170,7 +307,7 @@ def test_an_absurd_learning_rate_ends_with_exit_code_2(tmp_path, capsys):
 
 def test_weights_that_are_not_finite_are_never_saved(begin):
     trainer = begin("--training.learning_rate=1e300", "--training.evaluate_every=1")
-    with pytest.raises(UserError, match=r"The validation loss is not finite after step 1\."):
+    with pytest.raises(UserError, match=r"The validation's metrics are not finite after step 1\. Lower "):
         trainer.train()
     assert not trainer.run.last.exists() and not trainer.run.best.exists()
 
@@ -190,66 +327,3 @@ def test_a_full_disk_is_the_users_to_mend_and_the_old_checkpoint_survives(begin,
             trainer.train()
     assert trainer.run.last.read_bytes() == before
     assert not list(trainer.run.path.glob(".*.partial"))
-
-
-def test_resuming_before_the_first_save_begins_anew(begin):
-    whole, killed = begin(), begin()
-    whole.train()
-    killed.run.record({"step": 2, "train": {}})
-    killed.resume()
-    killed.train()
-    assert killed.run.metrics.read_bytes() == whole.run.metrics.read_bytes()
-
-
-def test_resuming_from_another_recipe_is_refused(begin):
-    first, second = begin("--training.steps=2"), begin("--training.steps=2", "--training.learning_rate=0.5")
-    first.train()
-    second.run.last.write_bytes(first.run.last.read_bytes())
-    with pytest.raises(UserError, match=r"last.safetensors was saved by another recipe"):
-        second.resume()
-
-
-@pytest.mark.parametrize("recipe_options", [[], ["--task.mode=lm"], ["--task.as_published=true"]])
-def test_a_loaded_model_is_the_one_that_was_trained(begin, recipe_options):
-    trainer = begin(*recipe_options)
-    trainer.train()
-    model, state, metadata = load_model(trainer.run.last)
-    assert metadata["recipe"] == trainer.recipe.to_dict()
-    assert metadata["step"] == 6
-    assert not model.training
-    first_row = map_state(lambda tensor: tensor[:1], trainer.state)
-    assert all(map(torch.equal, flat(state), flat(first_row)))
-    tokens = torch.randint(trainer.task.vocabulary_size, (1, 30))
-    trainer.model.eval()
-    expected, expected_state = trainer.model(tokens, first_row)
-    logits, new_state = model(tokens, state)
-    assert torch.equal(logits, expected)
-    assert all(map(torch.equal, flat(new_state), flat(expected_state)))
-
-
-def test_a_run_folder_stands_for_its_best_checkpoint(begin):
-    trainer = begin("--training.steps=4")
-    trainer.train()
-    checkpoint.save(trainer.run.best, *load_with_step(trainer.run.best, 123))
-    assert load_model(trainer.run.path)[2]["step"] == 123
-    trainer.run.best.unlink()
-    assert load_model(str(trainer.run.path))[2]["step"] == 4
-
-
-def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(begin):
-    trainer = begin("--training.steps=12", "--training.learning_rate=0.05")
-    trainer.train()
-    losses = {record["step"]: record["valid"]["loss"] for record in trainer.run.records() if "valid" in record}
-    best = checkpoint.read_metadata(trainer.run.best)
-    assert losses[best["step"]] == min(losses.values()) == best["valid"]["loss"]
-
-
-def load_with_step(path, step):
-    tensors, metadata = checkpoint.load(path)
-    return tensors, metadata | {"step": step}
-
-
-def flat(state):
-    found = []
-    map_state(found.append, state)
-    return found
