@@ -140,13 +140,13 @@ class Trainer:
                     since = self._report(since)
                 if validates := self.step % options.evaluate_every == 0 or last:
                     metrics = self._validate()
-                if last or self.stopped_early or self._saves(validates):
+                interrupted = bool(self.group.all_reduce_max(stop.requested))  # all stop after the same step
+                if last or interrupted or self.stopped_early or self._saves(validates):
                     self.save()
+                if interrupted:
+                    raise Interrupted
                 if validates:
                     since = time.perf_counter()
-                if self.group.all_reduce_max(stop.requested):  # all stop after the same step
-                    self.save()
-                    raise Interrupted
         return metrics
 
     def _saves(self, validates: bool) -> bool:
@@ -156,20 +156,23 @@ class Trainer:
     def optimizer_step(self) -> None:
         """One step of the optimizer, on one batch or several."""
         accumulated = self.options.accumulate
+        sums, count = Sums(), 0
         for _ in range(accumulated):
             item = next(self.source)
             result = self._forward(self.parallel, item)
             (result.loss if accumulated == 1 else result.loss / accumulated).backward()
             if not math.isfinite(result.loss.item()):
                 raise self._explain_non_finite(item, result)
-            self.sums.add(result.sums)
-            self.count += result.count
+            sums.add(result.sums)
+            count += result.count
             carried = self.state
             self.state = result.state
-            self.observer.step(Progress(self.step + 1, self.options.steps, result.sums, result.count))
         if not math.isfinite(self.optimization.step(self.step, result.lr_scale).item()):
             self.state = carried
             raise self._explain_non_finite(item, result)
+        self.sums.add(sums.values)
+        self.count += count
+        self.observer.step(Progress(self.step + 1, self.options.steps, sums.values, count))
 
     def _forward(self, model: nn.Module, item: Any) -> Step:
         half = self.options.precision == "bfloat16"
@@ -209,7 +212,7 @@ class Trainer:
     def _validate_here(self) -> tuple[dict[str, Any], bool]:
         metrics = self.objective.validate(self.model, self.task, self.data, self.options.eval_batch_size, self.state)
         if not all(math.isfinite(value) for value in metrics.values() if isinstance(value, float)):
-            raise UserError(f"The validation's metrics are not finite after step {self.step}; {self._advice()}")
+            raise UserError(f"The validation's metrics are not finite after step {self.step}. {self._advice()}")
         value = metrics[self.objective.headline.name]
         is_best = self.objective.headline.is_better(value, self.best)
         if is_best:
