@@ -1,13 +1,13 @@
 import pytest
 
-from fastweights.cores import CORES, FastWeightMemory, LSTMStack, build, state_size
+from fastweights.cores import CORES, LSTM, FastWeightMemory, LSTMStack, as_core, build, state_size
 from fastweights.errors import UserError
 
 
-@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize("name", list(CORES))
 def test_every_core_builds_from_its_name(name):
     core = build({"type": name, "hidden_size": 8}, input_size=5)
-    assert type(core) is CORES[name]
+    assert type(core) is CORES.entries[name]
     assert (core.input_size, core.output_size) == (5, 8)
 
 
@@ -16,13 +16,28 @@ def test_a_slow_core_may_be_described_too():
     assert isinstance(core.slow, LSTMStack)
 
 
+def test_a_core_may_be_given_as_its_type_or_be_built_already():
+    assert type(build("lstm", input_size=5)) is LSTM
+    assert type(build({"type": "fwm", "slow": "lstm"}, input_size=5).slow) is LSTM
+    core = LSTM(5, 8)
+    assert as_core(core, 5) is core
+    assert build({"type": "fwm", "slow": core}, input_size=5).slow is core
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ({"type": "fmw"}, 'no core "fmw".*did you mean "fwm"'),
         ({}, 'no core "None"'),
         ({"type": "fwm", "memory": 3}, 'no option "memory".*did you mean "memory_size"'),
-        ({"type": "fwm", "hidden_size": "big"}, "core.hidden_size is 'big'"),
+        ({"type": "fwm", "hidden_size": "big"}, "hidden_size of the core \"fwm\" is 'big'"),
+        ({"type": "fwm", "second_key_size": "big"}, "second_key_size of the core \"fwm\" is 'big'"),
+        ({"type": "fwm", "slow": {"type": "lstm", "hidden_size": 0}}, 'hidden_size of the core "lstm" is 0'),
+        ({"type": "fwm", "slow": 5}, 'slow of the core "fwm" is 5'),
+        ({"type": "fwm", "slow": "gru"}, 'no core "gru"'),
+        ({"type": "fwm", "write_scale": float("nan")}, 'write_scale of the core "fwm" is nan'),
+        ({"type": "fwm", "write_scale": float("inf")}, 'write_scale of the core "fwm" is inf'),
+        ("fmw", 'no core "fmw".*did you mean "fwm"'),
         ({"type": "fwm", "num_reads": 2, "memory_size": 4, "value_size": 5}, "set num_reads to 1"),
         ({"type": "fwm", "slow": {"type": "gru"}}, 'no core "gru"'),
     ],

@@ -3,7 +3,7 @@
 import torch
 
 from fastweights.cores import LSTM
-from fastweights.models import ActorCritic
+from fastweights.models import ActorCritic, actor_critic
 from tolerances import assert_near
 
 
@@ -37,3 +37,18 @@ def test_an_lstm_with_two_biases_is_torchs():
     wanted = torch.autograd.grad(expected.square().sum(), [torchs.bias_ih_l0, torchs.bias_hh_l0])
     for own, other in zip(gradients, wanted, strict=True):
         assert_near(own, other)
+
+
+def test_builds_from_the_words_of_a_recipe():
+    model = actor_critic(5, 3, core={"type": "lstm", "hidden_size": 8})
+    assert (model.core.input_size, model.policy.out_features, model.value.in_features) == (5, 3, 8)
+    assert type(actor_critic(5, 3, core="lstm").core) is LSTM
+
+
+def test_the_mask_reaches_the_core():
+    model = ActorCritic(LSTM(5, 8), 3).double()
+    observations, mask = torch.randn(2, 6, 5).double(), torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    _, _, state = model(observations, mask=mask)
+    _, _, shorter = model(observations[1:, :4])
+    assert_near(state.cell[1:], shorter.cell)

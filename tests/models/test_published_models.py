@@ -73,12 +73,12 @@ def check(golden, file, fwm_backend, lstm_backend):
     segments = itertools.takewhile(lambda segment: f"x{segment}" in golden, itertools.count())
     for segment in segments:
         tokens, targets = golden[f"x{segment}"], golden[f"y{segment}"]
-        valid = tokens != PAD
-        reads = tokens == QUESTION_MARK if "_qa_" in file else valid
+        mask = tokens != PAD
+        output_mask = tokens == QUESTION_MARK if "_qa_" in file else mask
         if state is not None:
             state = map_state(torch.Tensor.detach, state)
-        logits, state = model(tokens, state, reads=reads, valid=valid)
-        loss = torch.nn.functional.cross_entropy(logits, targets[reads])
+        logits, state = model(tokens, state, output_mask=output_mask, mask=mask)
+        loss = torch.nn.functional.cross_entropy(logits, targets[output_mask])
         model.zero_grad()
         loss.backward()
 
@@ -88,7 +88,7 @@ def check(golden, file, fwm_backend, lstm_backend):
             "c": state.slow.cell,
             "F": state.memory,
         }
-        assert_near(logits, golden[f"logits{segment}"][reads], f"logits of segment {segment}")
+        assert_near(logits, golden[f"logits{segment}"][output_mask], f"logits of segment {segment}")
         for name, result in results.items():
             assert_near(result, golden[f"{name}{segment}"], f"{name} of segment {segment}")
         for ours, theirs in AUTHORS_NAMES.items():

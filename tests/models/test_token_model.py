@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from fastweights import models
-from fastweights.cores import FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, LSTMStack
+from fastweights import UserError
+from fastweights.cores import LSTM, FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, Losses, LSTMStack
 from fastweights.cores.contract import tensors_of
-from fastweights.models import TokenModel
+from fastweights.models import ActorCritic, TokenModel, token_model
 from tolerances import assert_near
 
 V = 11
@@ -54,9 +54,9 @@ def test_a_head_is_a_layer_with_relu(tokens):
     y, _ = model.core(model.embedding(tokens))
     expected = model.softmax(model.head[0](y).relu())
     assert_near(model(tokens)[0], expected)
-    reads = torch.zeros(3, 12, dtype=torch.bool)
-    reads[:, -1] = True
-    assert_near(model(tokens, reads=reads)[0], expected[:, -1])
+    output_mask = torch.zeros(3, 12, dtype=torch.bool)
+    output_mask[:, -1] = True
+    assert_near(model(tokens, output_mask=output_mask)[0], expected[:, -1])
 
 
 def test_projecting_the_vocabulary_gives_the_same(model, tokens, monkeypatch):
@@ -88,19 +88,19 @@ def test_projecting_the_vocabulary_gives_the_same(model, tokens, monkeypatch):
         assert_near(gradients[name], parameter.grad, name)
 
 
-def test_reads_pick_rows_of_all_logits(model, tokens):
+def test_the_output_mask_picks_rows_of_all_logits(model, tokens):
     everything, _ = model(tokens)
-    reads = torch.rand(3, 12) < 0.4
-    picked, _ = model(tokens, reads=reads)
-    assert_near(picked, everything[reads])
-    nothing, _ = model(tokens, reads=torch.zeros_like(reads))
+    output_mask = torch.rand(3, 12) < 0.4
+    picked, _ = model(tokens, output_mask=output_mask)
+    assert_near(picked, everything[output_mask])
+    nothing, _ = model(tokens, output_mask=torch.zeros_like(output_mask))
     assert nothing.shape == (0, V)
 
 
 def test_masks_reach_the_core(model, tokens):
-    valid, resets = torch.rand(3, 12) < 0.7, torch.rand(3, 12) < 0.2
-    logits, state = model(tokens, valid=valid, resets=resets)
-    y, expected_state = model.core(model.embedding(tokens), valid=valid, resets=resets)
+    mask, resets = torch.rand(3, 12) < 0.7, torch.rand(3, 12) < 0.2
+    logits, state = model(tokens, mask=mask, resets=resets)
+    y, expected_state = model.core(model.embedding(tokens), mask=mask, resets=resets)
     assert_near(logits, model.softmax(y))
     for part, expected in zip(tensors_of(state), tensors_of(expected_state), strict=True):
         assert_near(part, expected)
@@ -129,6 +129,31 @@ def test_builds_from_the_words_of_a_recipe():
         "core": {"type": "fwm", "hidden_size": 6, "memory_size": 4},
         "token_dropout": 0.1,
     }
-    model = models.build(options, V)
+    model = token_model(V, **options)
     assert (model.core.input_size, model.token_dropout, model.softmax.out_features) == (5, 0.1, V)
     assert set(options) == {"embedding_size", "core", "token_dropout"}  # left as they were
+
+
+def test_a_core_may_be_given_as_its_type_alone():
+    model = token_model(V, core="lstm", embedding_size=5)
+    assert type(model.core) is LSTM and model.core.input_size == 5
+    with pytest.raises(UserError, match='no core "lstn"; did you mean "lstm"'):
+        token_model(V, core="lstn")
+
+
+def test_losses_of_the_core_reach_the_collector(tokens):
+    class Adds(LSTM):
+        def forward(self, x, state=None, *, losses=None):
+            y, state = super().forward(x, state)
+            if losses is not None:
+                losses.add("size", y.square().mean())
+            return y, state
+
+    found = Losses()
+    for core in (Adds(5, 6), FastWeightMemory(5, memory_size=4, slow=Adds(5, 6))):
+        logits, _ = TokenModel(V, core)(tokens[:, :2], losses=found)
+        assert logits.shape == (3, 2, V)
+    assert list(found) == ["size"] and found.total().requires_grad
+    agent_losses = Losses()
+    ActorCritic(Adds(5, 6), 2)(torch.randn(3, 4, 5), losses=agent_losses)
+    assert list(agent_losses) == ["size"]

@@ -85,10 +85,10 @@ def test_other_settings_of_the_task_are_taken_and_others_refused(begin):
 
 
 def test_code_outside_the_package_is_imported_with_trust_alone(trainings):
-    core = {"type": "own_cores:MetaLSTM", "hidden_size": 8}
+    core = {"type": "training_cores:MetaLSTM", "hidden_size": 8}
     trainer = trainings.begin("art/lstm", *SEQUENCES, f"--model.core={core}", "--training.steps=2")
     trainer.train()
-    with pytest.raises(UserError, match=r"names code outside the package \(own_cores:MetaLSTM\).*trust=True"):
+    with pytest.raises(UserError, match=r"names code outside the package \(training_cores:MetaLSTM\).*trust=True"):
         load_model(trainer.run.path)
     model = load_model(trainer.run.path, trust=True).model
     assert type(model.core).__name__ == "MetaLSTM"

@@ -120,7 +120,7 @@ def call_core(core: Core, x: Tensor | ProjectedTokens, state: Any = None, **argu
     """
     for name in ("mask", "resets"):
         if arguments.get(name) is not None and name not in core.supported_arguments:
-            raise ValueError(f"{type(core).__name__} does not support {name}: its forward has no such argument")
+            raise ValueError(f"{type(core).__name__} does not support {name}: its forward, or a core in it, lacks it")
     given = {name: value for name, value in arguments.items() if value is not None and name in core.supported_arguments}
     return core(x, state, **given)
 
