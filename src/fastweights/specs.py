@@ -160,13 +160,13 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
         if key not in names:
             known = [f"{where}.{name}" if where else name for name in names]
             raise UserError(f'A recipe has no key "{path}"{nearest(path, known) or "."}')
-        nested = _dataclass_in(hints[key])
+        nested = dataclass_in(hints[key])
         takes = nested is not None and not (value is None and nested is not hints[key])
         found[key] = from_dict(nested, value, path) if nested and takes else check(path, value, hints[key])
     return cls(**found)
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def dataclass_in(hint: Any) -> type | None:
     """The dataclass of `X` or `X | None`, or None."""
     return next(
         (part for part in (hint, *typing.get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None
@@ -179,7 +179,7 @@ def keys_of(cls: type, where: str = "") -> list[str]:
     keys = []
     for name, hint in hints.items():
         path = f"{where}{name}"
-        nested = _dataclass_in(hint)
+        nested = dataclass_in(hint)
         keys += keys_of(nested, f"{path}.") if nested else [path]
     return keys
 

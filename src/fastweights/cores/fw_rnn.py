@@ -38,7 +38,7 @@ class FastWeightRNN(Core):
         decay: λ, the decay of the fast weights at each step.
         rate: η, the fast weights' learning rate.
         inner_steps: S, inner iterations at each step.
-        bias: have two biases beside the layer norm's own, as torch's cells do (Keller et al.'s counts).
+        bias: add two biases, as torch's cells have (Keller et al.'s counts).
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
 

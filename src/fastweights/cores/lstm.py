@@ -32,8 +32,7 @@ class LSTM(Core):
         input_size: size of x.
         hidden_size: H, size of y, of the hidden and of the cell state.
         forget_bias: constant added to the forget gate's input.
-        second_bias: have a second bias beside the first and draw both from U(±1/√H), as torch.nn.LSTM does (with
-            forget_bias 0).
+        second_bias: add a second bias and draw both from U(±1/√H), as torch.nn.LSTM does (with forget_bias 0).
         recurrent_dropout: probability with which a recurrent weight is zero for a whole call (DropConnect, Merity et
             al. 2018).
         backend: which implementation of the recurrence runs; see `fastweights doctor`.

@@ -90,8 +90,8 @@ class TokenModel(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
         if self._drops():
-            kept = dropout(torch.ones_like(tokens, dtype=x.dtype), self.token_dropout)
-            x = dropout(x * kept.unsqueeze(-1), self.embedding_dropout)
+            scale = dropout(torch.ones_like(tokens, dtype=x.dtype), self.token_dropout)
+            x = dropout(x * scale.unsqueeze(-1), self.embedding_dropout)
         return x
 
     def _drops(self) -> bool:

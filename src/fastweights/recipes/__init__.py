@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -121,51 +120,35 @@ def known_keys() -> list[str]:
     for where, registry, skip in (("task", TASKS, 0), ("model.core", CORES, 1), ("objective", OBJECTIVES, 0)):
         keys += [f"{where}.{key}" for part in registry.entries.values() for key in specs.options_of(part, skip)]
     for objective in OBJECTIVES.entries.values():
-        keys += [f"model.{key}" for key in specs.options_of(objective.model_builder) if key not in _SIZES]
+        keys += [f"model.{key}" for key in specs.options_of(objective.model_builder) if f"{key}:" not in _SIZES]
     return list(dict.fromkeys(keys))
 
 
-_SIZES = ("vocabulary_size", "observation_size", "num_actions", "input_size")  # from the interface
+_SIZES = ("vocabulary_size:", "observation_size:", "num_actions:", "input_size:")  # from the interface
 
 
 def explain(recipe: Recipe) -> str:
     """The meaning of each value of a recipe."""
     task, objective, core = parts_of(recipe)
-    sections = {
-        "training": "\n".join(_fields(TrainingOptions, "  ")),
-        f"task {_type(recipe.task)}": _arguments(task),
-        f"objective {objective.__name__}": _arguments(objective) or "    no options",
-        "model": _arguments(objective.model_builder),
-        f"core {core.__name__}": _arguments(core),
-    }
-    return "\n\n".join(f"{title}:\n{text}" for title, text in sections.items())
+    parts = {"task": task, "objective": objective, "model": objective.model_builder, "core": core}
+    sections = {f"{kind} ({part.__name__})": _arguments(part) for kind, part in parts.items()}
+    sections["training"] = "\n".join(_fields(TrainingOptions))
+    return "\n\n".join(f"{title}:\n{text or '    no options'}" for title, text in sections.items())
 
 
-def _type(spec: Any) -> Any:
-    return spec if isinstance(spec, str) else spec.get("type")
-
-
-def _fields(cls: type, indent: str) -> list[str]:
-    """Each field of a dataclass with its default and the docstring under it."""
+def _fields(cls: type, prefix: str = "") -> list[str]:
+    """Each field of a dataclass with its default and its docstring, nested ones with a dotted name."""
+    texts = dict(re.findall(r'^    (\w+): .+\n    """(.+)"""', inspect.getsource(cls), re.MULTILINE))
     lines = []
-    source = inspect.getsource(cls)
-    hints = typing.get_type_hints(cls)
-    body = ast.parse(source).body[0].body  # type: ignore[attr-defined]  # a class
-    for field, text in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            name = ast.unparse(field.target)
-            lines.append(f"{indent}{name}: {ast.literal_eval(text.value)}")
-            nested = [
-                hint
-                for hint in (hints[name], *typing.get_args(hints[name]))
-                if isinstance(hint, type) and is_dataclass(hint)
-            ]
-            for hint in nested:
-                lines += _fields(hint, indent + "  ")
+    for name, hint in typing.get_type_hints(cls).items():
+        nested, default = specs.dataclass_in(hint), getattr(cls(), name)
+        shown = "" if nested and default is not None else f" (default: {'null' if default is None else default})"
+        lines.append(f"    {prefix}{name}: {texts[name]}{shown}")
+        lines += _fields(nested, f"{prefix}{name}.") if nested else []
     return lines
 
 
 def _arguments(builder: Any) -> str:
+    """The Args section of a docstring, without what the interface gives."""
     text = (inspect.getdoc(builder) or "").partition("Args:\n")[2].partition("\n\n")[0]
-    lines = text.splitlines()
-    return "\n".join(line for line in lines if not line.strip().startswith(tuple(f"{name}:" for name in _SIZES)))
+    return "\n".join(line for line in text.splitlines() if not line.strip().startswith(_SIZES))

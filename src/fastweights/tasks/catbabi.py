@@ -103,7 +103,7 @@ class CatBabi(SequenceTask):
         return self._part(stories, held_out=True)
 
     def _weights(self) -> dict[int, float]:
-        """How often each task is told, so that all ask equally many questions, as bAbI's files do."""
+        """Weights of the tasks in the stream: equally many questions of each, as in bAbI's files."""
         from fastweights.data.generate import questions_per_story
 
         return {task: 1 / questions_per_story(task, self.sizes) for task in self.babi_tasks}

@@ -69,4 +69,6 @@ class GraphRL(EnvironmentTask):
     def bounds(self, split: str) -> dict[str, float]:
         """The expected return on a split's graphs: of an agent that knows the map ("optimal"), and of a random policy."""
         transitions = self.environments(split, 1).transitions
-        return {policy: float(expected_return(transitions, self.rules, policy).mean()) for policy in ("random", "optimal")}
+        return {
+            policy: float(expected_return(transitions, self.rules, policy).mean()) for policy in ("random", "optimal")
+        }

@@ -31,7 +31,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write the tensors and the metadata to `path` at once, or raise and leave what is there untouched.
 
-    The metadata is kept as JSON: numbers come back exactly, but tuples as lists and all keys as strings.
+    The metadata are saved as JSON: numbers exactly, tuples as lists, all keys as strings.
 
     >>> save("last.safetensors", flatten({"model": model.state_dict()}), {"step": 7})  # doctest: +SKIP
     """
@@ -121,7 +121,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def unwritable(path: str | Path, error: OSError) -> UserError:
-    """Return the error that tells the user why `path` cannot be written and what to do."""
+    """The error for a `path` that cannot be written: the reason and what to do."""
     if error.errno in _NO_ROOM:
         advice = "free some space or choose another folder"
     else:

@@ -303,7 +303,7 @@ class Trainer:
             torch.cuda.set_rng_state(random["cuda"][self.group.rank].clone(), self.group.device)
 
     def _environment(self) -> dict[str, Any]:
-        """What decides the last digits of a result beside recipe, data and seed."""
+        """What the last digits of a result depend on, besides recipe, data and seed."""
         return {
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
