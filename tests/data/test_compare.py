@@ -1,4 +1,4 @@
-"""Stories are compared by what is counted in them; chance sets the scale."""
+"""Distances between statistics of real and generated stories, with a noise floor."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_distances_are_those_computed_by_hand():
     assert found["distance of facts"].distance == pytest.approx(0.2)
     assert found["distance of the nearest fact"].distance == 0
     assert found["distance of the farthest fact"].distance == pytest.approx(0.25)
-    assert found["templates"].distance == found["lines a story"].distance == 0
+    assert found["templates"].distance == found["lines per story"].distance == 0
     assert found["answers"].floor == 1  # a half is one story of the two
     assert found["number of facts"].ratio == float("inf")
 
@@ -44,8 +44,8 @@ def test_other_stories_are_far_away():
     found = compare(stories(1, seed=0), stories(11, seed=0))
     assert found["templates"].ratio > 5
     assert found["number of facts"] == Comparison(1.0, 0.0)
-    assert found["lines a story"] == Comparison(0.0, 0.0)
-    assert found["lines a story"].ratio == 0
+    assert found["lines per story"] == Comparison(0.0, 0.0)
+    assert found["lines per story"].ratio == 0
 
 
 def test_the_seed_alone_decides_the_halves():
@@ -87,7 +87,7 @@ def folders(tmp_path_factory):
 def test_command_line(folders, capsys):
     assert cli.main(["data", "compare", *folders, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"1", "4"}  # what both hold
+    assert found.keys() == {"1", "4"}  # the tasks in both
     assert found["1"].keys() == MEASURES.keys()
     assert all(one["distance"] <= 2.5 * one["floor"] for of_task in found.values() for one in of_task.values())
     assert cli.main(["data", "compare", *folders, "--tasks", "4", "--split", "valid"]) == 0

@@ -1,4 +1,4 @@
-"""Sequences for associative retrieval: their form token by token, and what is drawn."""
+"""Sequences of associative retrieval: layout, draws, names of the groups."""
 
 import numpy as np
 import pytest

@@ -42,7 +42,7 @@ def key(story: EncodedStory) -> tuple:
 
 
 def stories_in(inputs: np.ndarray, targets: np.ndarray, tasks: np.ndarray) -> list[tuple]:
-    """Cut one row without padding at its end-of-story tokens."""
+    """Cut one stream without padding at its end-of-story tokens."""
     starts = [*np.flatnonzero(inputs == EOS), len(inputs)]
     assert starts[0] == 0
     found = []
@@ -57,7 +57,7 @@ def stories_by_row(segments: list) -> list[list[tuple]]:
     result = []
     for row in range(len(inputs)):
         used = int((inputs[row] != PAD).sum())
-        assert (inputs[row, used:] == PAD).all(), "padding stands only at the end of a row"
+        assert (inputs[row, used:] == PAD).all(), "padding is only at the end of a stream"
         assert (targets[row, used:] == PAD).all()
         assert (tasks[row, used:] == 0).all()
         result.append(stories_in(inputs[row, :used], targets[row, :used], tasks[row, :used]) if used else [])
@@ -65,7 +65,7 @@ def stories_by_row(segments: list) -> list[list[tuple]]:
 
 
 def read_epoch(streams: Streams, epoch_length: int) -> list:
-    """Read segments until an epoch's stories are used up and every row is empty."""
+    """Read segments until the end of an epoch, with all streams empty."""
     segments = []
     while True:
         segments.append(streams.next_segment())
@@ -207,7 +207,7 @@ def test_every_epoch_reads_every_story_once(stories, batch_size, length):
 def test_the_shortest_and_lowest_row_is_fed_next(stories, batch_size, length):
     expected = [[] for _ in range(batch_size)]
     for story in stories:
-        # What rows have been given in all orders them as what they have left, while all are read in step.
+        # All streams are read in step: the order by total length is the order by unread length.
         shortest = min(range(batch_size), key=lambda row: sum(len(given[1]) for given in expected[row]))
         expected[shortest].append(key(encode(story)))
     assert stories_by_row(list(Streams(OrderedStories(stories), batch_size, length))) == expected
@@ -247,7 +247,7 @@ def test_a_resumed_cursor_gives_the_same_segments(stories, batch_size, length, s
         streams.next_segment()
     saved = json.loads(json.dumps(streams.state_dict()))
     resumed = Streams(ShuffledStories(stories, seed=2), batch_size, length)
-    resumed.next_segment()  # whatever it has read before is forgotten
+    resumed.next_segment()  # its earlier cursor is dropped
     resumed.load_state_dict(saved)
     assert resumed.state_dict() == saved
     assert_equal([resumed.next_segment() for _ in range(20)], [streams.next_segment() for _ in range(20)])

@@ -1,4 +1,4 @@
-"""A systematic split: what training asks and what evaluation asks have no combination in common, but the same names."""
+"""A systematic split: questions of training and of evaluation share names, but no combination of names."""
 
 import itertools
 

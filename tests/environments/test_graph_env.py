@@ -52,7 +52,7 @@ def test_the_arrays_do_what_the_definition_does(variant, rules):
 
 
 def on_a_ring(variant, *actions):
-    """What an agent sees on a ring of three states where action 0 leads on and action 1 leads nowhere."""
+    """Observations on a ring of three states where action 0 leads on and action 1 leads nowhere."""
     rules = Rules(states=3, actions=2, steps=10, patience=3, variant=variant)
     preferred = itertools.cycle(((2, 1), (0, 1)))  # goals, the agent's states
     episode = Episode([[1, 0], [2, 1], [0, 2]], rules, lambda options: next(x for x in next(preferred) if x in options))

@@ -1,9 +1,9 @@
-"""bAbI stories: their form, their files, their vocabulary and their counts.
+"""bAbI stories: data types, file format, vocabulary and statistics.
 
-A story is a list of statements and questions about one small world. On disk (bAbI v1.2, Weston et al. 2015)
-it is a run of lines `index text`, a question's line ending in `<tab>answer<tab>supporting line numbers`; the
-index starts again at 1 with each story. For a model it is one sequence of lower-cased words in which answers
-follow the question marks (catbAbI; Learning Associative Inference Using Fast Weight Memory, appendix D).
+A story is a list of statements and questions. In a file (bAbI v1.2, Weston et al. 2015) it is a sequence of lines
+`index text`, with `<tab>answer<tab>supporting line numbers` at the end of questions; the index is 1 at the start of a
+story. As model input it is one sequence of lower-cased words, with answers behind the question marks (catbAbI; Schlag
+et al. 2021, Learning Associative Inference Using Fast Weight Memory, appendix D).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fastweights.errors import UserError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A sentence that tells a fact, written as in the file: `Mary moved to the bathroom.`"""
+    """A sentence that states a fact, as in the file: `Mary moved to the bathroom.`"""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, `Where is Mary?`, with its answer and the 1-based numbers of the lines that prove it."""
+    """A question, `Where is Mary?`, with its answer and the 1-based numbers of the supporting lines."""
 
     text: str
     answer: str
@@ -46,7 +46,7 @@ class Story:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedStory:
-    """A story as numbers: `inputs [T]` begin with the end-of-story token, `targets [T]` end with it."""
+    """A story as token numbers: `inputs [T]` start with the end-of-story token, `targets [T]` end with it."""
 
     babi_task: int
     inputs: np.ndarray
@@ -75,7 +75,7 @@ QUESTION_MARK = _IDS["?"]
 
 
 def vocabulary(as_published: bool = False) -> tuple[str, ...]:
-    """Return the words by their number; as published, the authors' 20 superfluous task numbers come last.
+    """Return the vocabulary by number; as published, with the authors' 20 unused task numbers at the end.
 
     >>> len(vocabulary()), len(vocabulary(as_published=True))
     (180, 200)
@@ -84,7 +84,7 @@ def vocabulary(as_published: bool = False) -> tuple[str, ...]:
 
 
 def words(story: Story) -> list[str]:
-    """Return the story as catbAbI reads it: lower-cased words, an answer after each question mark.
+    """Return the story in catbAbI's form: lower-cased words, an answer after each question mark.
 
     >>> words(Story(1, (Statement("Mary went home."), Question("Where is Mary?", "home", (1,)))))
     ['mary', 'went', 'home', '.', 'where', 'is', 'mary', '?', 'home']
@@ -96,7 +96,7 @@ def words(story: Story) -> list[str]:
 
 
 def encode(story: Story) -> EncodedStory:
-    """Return the story's numbers, at each step the word and the word that follows it.
+    """Return the token numbers of a story: inputs, and targets one step ahead.
 
     >>> story = encode(Story(1, (Statement("Mary moved."),)))
     >>> [VOCABULARY[word] for word in story.inputs], [VOCABULARY[word] for word in story.targets]
@@ -136,7 +136,7 @@ def parse_babi_tasks(text: str) -> tuple[int, ...]:
             raise UserError(
                 f'the range "{part.strip()}" in the bAbI tasks "{text}" runs backwards; write {last}-{first}'
             )
-        # Looking at the range's ends first keeps a range such as 1-999999999 from being spelled out.
+        # The check precedes the expansion, because of ranges such as 1-999999999.
         _check_babi_task(first)
         _check_babi_task(last)
         babi_tasks += range(first, last + 1)
@@ -147,7 +147,7 @@ def parse_babi_tasks(text: str) -> tuple[int, ...]:
 
 
 def format_babi_tasks(babi_tasks: Iterable[int]) -> str:
-    """Return bAbI tasks in the short form that `parse_babi_tasks` reads.
+    """Return bAbI tasks in short form, the inverse of `parse_babi_tasks`.
 
     >>> format_babi_tasks((1, 2, 4, 5, 6, 7))
     '1,2,4-7'
@@ -162,16 +162,18 @@ def format_babi_tasks(babi_tasks: Iterable[int]) -> str:
 
 
 def file_name(babi_task: int, split: str) -> str:
-    """Return the name that bAbI gives to a task's file: `qa3_train.txt`."""
+    """Return the name of a bAbI task's file: `qa3_train.txt`."""
     return f"qa{babi_task}_{split}.txt"
 
 
 def read_file(path: str | Path) -> list[Story]:
-    """Return all stories of one bAbI file, whose name tells the task: `qa3_train.txt`."""
+    """Return the stories of one bAbI file; its name contains the bAbI task: `qa3_train.txt`."""
     path = Path(path)
     name = re.match(r"qa([0-9]{1,9})_", path.name)
     if not name:
-        raise UserError(f"the name of {path} does not tell its task; name the file like {file_name(3, 'train')}")
+        raise UserError(
+            f"the name of {path} does not contain its bAbI task; name the file like {file_name(3, 'train')}"
+        )
     babi_task = int(name[1])
     _check_babi_task(babi_task)
 
@@ -200,9 +202,12 @@ def read_split(
     babi_tasks: Iterable[int] = range(1, BABI_TASK_COUNT + 1),
     as_published: bool = False,
 ) -> list[Story]:
-    """Return the stories of a split, task after task; as published, each file's last story is left out.
+    """Return the stories of a split, task after task; as published, without the last story of each file.
 
-    The paper's counts are those of the authors' script, which loses the last story of every file.
+    The authors' script drops the last story of every file, and the paper's counts are those of the script.
+
+    Raises:
+        UserError: for an unknown split or task, a missing or faulty file.
     """
     directory = _existing(directory)
     if split not in SPLITS:
@@ -217,7 +222,8 @@ def read_split(
         if not present:
             raise UserError(f"{directory} holds none of {names}; give a folder of bAbI v1.2 that has them")
         raise UserError(
-            f"{directory} does not hold {names}; to go on without, choose the bAbI tasks {format_babi_tasks(present)}"
+            f"{directory} does not hold {names}; leave the missing ones out with "
+            f"--babi-tasks {format_babi_tasks(present)} (in a recipe, task.babi_tasks)"
         )
     stories: list[Story] = []
     for babi_task in babi_tasks:
@@ -226,11 +232,11 @@ def read_split(
 
 
 def statistics(directory: str | Path, as_published: bool = False) -> dict[str, dict]:
-    """Return the counts of each split and task that a directory holds, and the names of the files it lacks.
+    """Return the statistics of a directory by split and bAbI task, and the names of missing files.
 
     Each split maps to `{stories, questions, tokens, babi_tasks: {number: {stories, questions, tokens}}, missing}`.
-    A token is a word, a full stop, a question mark or an answer, but not an end of story: so counted, and
-    `as_published`, the valid files of en-valid-10k hold exactly the authors' 570,894 tokens.
+    Tokens are words, full stops, question marks and answers, without end-of-story tokens. With `as_published`, the
+    valid files of en-valid-10k have the authors' 570,894 tokens.
     """
     directory = _existing(directory)
     result: dict[str, dict] = {}
@@ -261,7 +267,7 @@ def _sentence_words(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=2**16)
 def _sentence_numbers(text: str) -> tuple[int, ...]:
-    # Sentences come again and again: encoding a generated story word by word took a fifth of the time of making it.
+    # Sentences repeat: without the cache, encoding takes a fifth of the time of generation.
     return tuple(_IDS[word] for word in _sentence_words(text))
 
 
@@ -319,7 +325,7 @@ def _parse_line(text: str, earlier: list[Statement | Question], where: str) -> S
         if word not in _IDS:
             raise UserError(
                 f"the word {_shown(word)} at {where} is none of bAbI's {len(VOCABULARY) - 2} words"
-                f"{nearest(word, VOCABULARY)}; mend the file, or {_USE_BABI}"
+                f"{nearest(word, VOCABULARY)}; correct the file, or {_USE_BABI}"
             )
     return line
 

@@ -1,9 +1,9 @@
-"""How like the real ones are generated stories? Distances between their statistics, and what chance alone gives.
+"""Distances between the statistics of real and generated stories, beside a noise floor.
 
-Each measure counts something in every story: words, sentences, where questions stand, how far away their facts are.
-The distance of two sets of stories is the total variation between the two distributions of what is counted: 0 where
-they are the same, 1 where nothing occurs in both. Two random halves of the same stories are not at distance 0 either:
-that is the floor, below which a distance says nothing.
+Each measure counts items in a story: words, sentences, positions of questions, distances of supporting facts. The
+distance of two sets of stories is the total variation between the distributions of the items: 0 if they are equal, 1 if
+they are disjoint. The noise floor is the distance between random halves of the real stories: a smaller distance is
+not significant.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from fastweights.data.babi import BABI_TASK_COUNT, Question, Story, file_name, r
 from fastweights.data.names import NAMES, PRONOUNS
 from fastweights.errors import UserError
 
-# What fills the slots of a sentence; the rest of it is its template.
+# The slots of sentence templates.
 _SLOT = {name: f"<{kind}>" for kind, names in {**NAMES, "pronoun": PRONOUNS}.items() for name in names}
 
 
 class Comparison(NamedTuple):
-    """The distance between real and generated stories, and the floor: what half of the real ones are from the rest."""
+    """The distance between real and generated stories, and the noise floor: between halves of the real ones."""
 
     distance: float
     floor: float
 
     @property
     def ratio(self) -> float:
-        """How many floors the distance is; where the real stories never vary, 0 or infinite."""
+        """The distance divided by the floor; 0 or infinite if the floor is 0."""
         if self.distance == 0:
             return 0.0
         return self.distance / self.floor if self.floor else float("inf")
 
 
 def template(sentence: str) -> str:
-    """Return the sentence with the names in it replaced by what they name.
+    """Return the sentence with its names replaced by their kinds.
 
     >>> template("Is Mary in the kitchen?")
     'is <person> in the <place> ?'
@@ -53,7 +53,7 @@ def _templates(story: Story) -> list[str]:
 
 
 def _mentions(story: Story) -> list[int]:
-    """How many lines ago each name was last mentioned; 0: this is its first time."""
+    """Return the lines since the last mention of each name; 0 at the first mention."""
     mentioned: dict[str, int] = {}
     ago: list[int] = []
     for number, line in enumerate(story.lines, start=1):
@@ -75,28 +75,31 @@ MEASURES: dict[str, Callable[[Story], Iterable]] = {
     "words": words,
     "sentences": lambda story: [line.text for line in story.lines],
     "templates": _templates,
-    "templates in a row": lambda story: pairwise(_templates(story)),
+    "template bigrams": lambda story: pairwise(_templates(story)),
     "lines since a name's last mention": _mentions,
-    "words a story": lambda story: [len(words(story))],
-    "lines a story": lambda story: [len(story.lines)],
-    "questions a story": lambda story: [len(_questions(story))],
-    "places of questions": lambda story: [number for number, _ in _questions(story)],
+    "words per story": lambda story: [len(words(story))],
+    "lines per story": lambda story: [len(story.lines)],
+    "questions per story": lambda story: [len(_questions(story))],
+    "positions of questions": lambda story: [number for number, _ in _questions(story)],
     "answers": lambda story: [question.answer for _, question in _questions(story)],
     "number of facts": lambda story: [len(question.support) for _, question in _questions(story)],
     "distance of facts": lambda story: [away for facts in _distances(story) for away in facts],
     "distance of the nearest fact": lambda story: [min(facts) for facts in _distances(story)],
     "distance of the farthest fact": lambda story: [max(facts) for facts in _distances(story)],
-    "same question again": lambda story: [one.text == two.text for (_, one), (_, two) in pairwise(_questions(story))],
+    "repeated questions": lambda story: [one.text == two.text for (_, one), (_, two) in pairwise(_questions(story))],
 }
 
 
 def compare(
     real: Sequence[Story], generated: Sequence[Story], halvings: int = 20, seed: int = 0
 ) -> dict[str, Comparison]:
-    """Return for each measure how far the generated stories of a task are from the real ones.
+    """Return the comparison of real and generated stories of a bAbI task, by measure.
 
-    The floor is the 95th percentile of the distances between the two halves of the real stories over `halvings` random
-    halvings, which `seed` decides. Give about as many generated stories as real ones: fewer are farther away by chance.
+    The noise floor is the 95th percentile of the distance between the two halves of the real stories, over `halvings`
+    random splits by `seed`. Give about as many generated as real stories: the distance of a smaller sample is larger.
+
+    Raises:
+        UserError: for fewer than two real stories or no generated one.
     """
     if len(real) < 2 or not generated:
         raise UserError(
@@ -112,13 +115,13 @@ def compare(
 def compare_directories(
     real: str | Path, generated: str | Path, split: str = "train", babi_tasks: Sequence[int] | None = None
 ) -> Iterator[tuple[int, dict[str, Comparison]]]:
-    """Compare what two directories of bAbI's files tell, task by task: `babi_tasks`, or all that both hold.
+    """Yield the comparisons of two directories of bAbI files, by bAbI task; None: all tasks in both.
 
     Raises:
-        UserError: where a file is missing, or both hold no bAbI task of the split in common.
+        UserError: for a missing file, or no bAbI task of the split in common.
     """
     if babi_tasks is None:
-        held = [
+        present = [
             {
                 babi_task
                 for babi_task in range(1, BABI_TASK_COUNT + 1)
@@ -126,7 +129,7 @@ def compare_directories(
             }
             for d in (real, generated)
         ]
-        babi_tasks = sorted(held[0] & held[1])
+        babi_tasks = sorted(present[0] & present[1])
     if not babi_tasks:
         raise UserError(
             f"{real} and {generated} have no file of the {split} split in common, such as {file_name(1, split)}; "
@@ -139,14 +142,17 @@ def compare_directories(
 def _compare(
     measure: Callable[[Story], Iterable], real: Sequence[Story], generated: Sequence[Story], halves: np.ndarray
 ) -> Comparison:
-    counted = [Counter(measure(story)) for story in real]
-    made = Counter(item for story in generated for item in measure(story))
-    column = {item: number for number, item in enumerate(dict.fromkeys([*(i for c in counted for i in c), *made]))}
+    real_counts = [Counter(measure(story)) for story in real]
+    generated_counts = Counter(item for story in generated for item in measure(story))
+    column = {
+        item: number
+        for number, item in enumerate(dict.fromkeys([*(i for c in real_counts for i in c), *generated_counts]))
+    }
     counts = np.zeros((len(real), len(column)))
-    for row, counter in zip(counts, counted, strict=True):
+    for story_counts, counter in zip(counts, real_counts, strict=True):
         for item, count in counter.items():
-            row[column[item]] = count
-    distance = _total_variation(counts.sum(0), np.array([made[item] for item in column], dtype=np.float64))
+            story_counts[column[item]] = count
+    distance = _total_variation(counts.sum(0), np.array([generated_counts[item] for item in column], dtype=np.float64))
     between_halves = _total_variation(halves @ counts, (1 - halves) @ counts)
     return Comparison(float(distance), float(np.percentile(between_halves, 95)))
 

@@ -138,7 +138,7 @@ class MQARForm:
 
 
 def _draw_distinct(rng: np.random.Generator, low: int, high: int, shape: tuple[int, int]) -> np.ndarray:
-    """Draw integers from low to high - 1 that are different within a row, by redraws of duplicates."""
+    """Draw integers from low to high - 1 that are different within an example, by redraws of duplicates."""
     drawn = rng.integers(low, high, shape)
     while True:
         order = drawn.argsort(1, kind="stable")

@@ -1,4 +1,4 @@
-"""What the names in bAbI's stories name; everything else in a sentence is how it is said."""
+"""The names in bAbI's stories, by kind, and the pronouns."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     kind: tuple(names.split())

@@ -94,7 +94,9 @@ class GeneratedStories:
         for babi_task in self._babi_tasks:
             check_babi_task(babi_task, self._sizes)
         if not self._babi_tasks:
-            raise UserError("no bAbI task is named to generate stories of; name at least one")
+            raise UserError(
+                "no bAbI task is named to generate stories of; name at least one, for example --babi-tasks 1"
+            )
         self._seed = seed
         self._cumulative_weights = list(itertools.accumulate(_proportions(self._babi_tasks, weights)))
         self._generate = generate_story
@@ -139,7 +141,7 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 def _encoded(stories: Iterable[Story]) -> list[EncodedStory]:
     encoded = [encode(story) for story in stories]
     if not encoded:
-        raise UserError("there are no stories to read; name at least one bAbI task")
+        raise UserError("there are no stories to read; name at least one bAbI task, for example --babi-tasks 1")
     return encoded
 
 

@@ -1,4 +1,4 @@
-"""Generated stories are true: solved by their text alone, possible in one world, and like the real ones."""
+"""Generated stories: solvable from the text, consistent with one world, statistically close to bAbI's."""
 
 import hashlib
 import os
@@ -158,7 +158,7 @@ def test_nobody_moves_to_where_he_is(task):
 @pytest.mark.parametrize("task", (9, 10))
 def test_a_person_comes_to_where_he_was_not(task):
     for story in stories(task):
-        known: dict[str, str] = {}  # where a person is, as far as one place is told
+        known: dict[str, str] = {}  # of a person: the stated place
         for _, text, kind, _ in numbered(story):
             if kind == "question":
                 continue

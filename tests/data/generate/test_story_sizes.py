@@ -1,4 +1,4 @@
-"""Stories of other sizes: still true, of the sizes asked for, and refused where they are impossible."""
+"""Stories of other sizes: correct answers, the given sizes, errors for impossible sizes."""
 
 import json
 import re

@@ -13,7 +13,7 @@ from fastweights.errors import UserError
 
 SPLIT_DIVISORS = {"train": 1, "valid": 9, "test": 9}  # questions of the training split per question of a split
 TASKS_WITH_REPEATS = (4,)  # few possible stories: bAbI's own splits share some, too
-MAX_REPEATS = 2000  # repeated stories in a row before `unique_stories` gives up
+MAX_REPEATS = 2000  # consecutive repeated stories before `unique_stories` gives up
 TASKS_WITHOUT_BLANK = (4, 15, 16, 17, 18, 19, 20)  # no blank between question mark and tab in bAbI's files
 
 
@@ -81,7 +81,7 @@ def unique_stories(babi_task: int, seed: int, sizes: StorySizes = BABI_SIZES) ->
         elif index - new > MAX_REPEATS:
             raise UserError(
                 f"Task {babi_task} has too few different stories of this size ({len(seen)} were found); "
-                "ask fewer questions, or make the stories larger."
+                "give fewer questions, or larger sizes."
             )
 
 
