@@ -223,7 +223,7 @@ def test_a_missing_file_is_named_with_the_way_on(tmp_path):
     with pytest.raises(UserError) as raised:
         babi.read_split(tmp_path, "train", range(1, 7))
     assert str(raised.value) == (
-        f"{tmp_path} does not hold qa3_train.txt; go on without with --tasks 1,2,4-6 (in a recipe, task.tasks)"
+        f"{tmp_path} does not hold qa3_train.txt; go on without with --babi-tasks 1,2,4-6 (in a recipe, task.babi_tasks)"
     )
 
 

@@ -216,7 +216,7 @@ def read_split(
             raise UserError(f"{directory} holds none of {names}; give a folder of bAbI v1.2 that has them")
         raise UserError(
             f"{directory} does not hold {names}; "
-            f"go on without with --tasks {format_tasks(present)} (in a recipe, task.tasks)"
+            f"go on without with --babi-tasks {format_tasks(present)} (in a recipe, task.babi_tasks)"
         )
     stories: list[Story] = []
     for task in tasks:

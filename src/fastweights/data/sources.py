@@ -88,7 +88,7 @@ class GeneratedStories:
         for task in self._tasks:
             check_task(task, self._setting)
         if not self._tasks:
-            raise UserError("no task is named to generate stories of; name at least one, for example --tasks 1")
+            raise UserError("no task is named to generate stories of; name at least one, for example --babi-tasks 1")
         self._seed = seed
         self._shares = list(itertools.accumulate(_proportions(self._tasks, weights)))
         self._generate = generate_story
@@ -133,7 +133,7 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 def _encoded(stories: Iterable[Story]) -> list[EncodedStory]:
     encoded = [encode(story) for story in stories]
     if not encoded:
-        raise UserError("there are no stories to read; name at least one task, for example --tasks 1")
+        raise UserError("there are no stories to read; name at least one task, for example --babi-tasks 1")
     return encoded
 
 

@@ -72,8 +72,7 @@ class Retrieval(SequenceTask):
 
     def prepare(self, data: str | None) -> Vocabulary:
         """The vocabulary: keys, values and the question mark."""
-        if data is not None:
-            raise UserError("Sequences for associative retrieval are generated; leave --data out.")
+        _refuse_data(data)
         words = self.form.vocabulary()
         return Vocabulary(words, "characters" if all(len(word) == 1 for word in words) else "words")
 
@@ -88,12 +87,15 @@ class Retrieval(SequenceTask):
     def training_batches(
         self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
     ) -> SequenceBatches:
+        _refuse_data(data)
         return SequenceBatches(self, self._draw("train", seed), batch_size, seed, shard)
 
     def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> SequenceBatches:
+        _refuse_data(data)
         return SequenceBatches(self, self._draw(split), batch_size)
 
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
+        _refuse_data(data)
         delays = self._draw(split).delays
         shortest = self.form.length - self.form.longest_delay
         return {"sequences": len(delays), "tokens": int(delays.sum()) + shortest * len(delays)}
@@ -103,6 +105,11 @@ class Retrieval(SequenceTask):
 
 
 _draw = lru_cache(maxsize=4)(Form.draw)
+
+
+def _refuse_data(data: str | None) -> None:
+    if data is not None:
+        raise UserError("Sequences for associative retrieval are generated; leave --data out.")
 
 
 def _delays(text: str) -> tuple[int, int]:
