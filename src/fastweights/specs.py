@@ -157,7 +157,8 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in names:
-            raise UserError(f'A recipe has no key "{path}"{nearest(str(key), names) or "."}')
+            suggestion = nearest(str(key), names).replace('"', f'"{where}.' if where else '"', 1)
+            raise UserError(f'A recipe has no key "{path}"{suggestion or "."}')
         nested = _dataclass_in(hints[key])
         takes = nested is not None and not (value is None and nested is not hints[key])
         found[key] = from_dict(nested, value, path) if nested and takes else check(path, value, hints[key])
