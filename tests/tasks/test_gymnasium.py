@@ -99,13 +99,11 @@ def test_what_does_not_fit_is_refused(wrong, message):
 
 
 def test_an_agent_of_other_sizes_is_refused():
-    with pytest.raises(UserError, match="observations of size 6 and 3 actions; the task has .*size 6 and 2 actions"):
+    with pytest.raises(UserError, match=r"of size 6 and 3 actions; the task has .*size 6 and 2 actions"):
         tasks.build(COUNTDOWN).restore(Spaces(6, 3))
     objective, task = A2C(), tasks.build(COUNTDOWN)
     objective.check(task, actor_critic(6, 2, core="lstm"))
-    with pytest.raises(
-        UserError, match="The objective A2C is for tasks that extend EnvironmentTask, and Retrieval does not"
-    ):
+    with pytest.raises(UserError, match="A2C is for tasks that extend EnvironmentTask, and Retrieval does not"):
         objective.check(tasks.build("retrieval"), actor_critic(6, 2, core="lstm"))
 
 
