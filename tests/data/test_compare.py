@@ -90,7 +90,7 @@ def test_command_line(folders, capsys):
     assert found.keys() == {"1", "4"}  # the tasks in both
     assert found["1"].keys() == MEASURES.keys()
     assert all(one["distance"] <= 2.5 * one["floor"] for of_task in found.values() for one in of_task.values())
-    assert cli.main(["data", "compare", *folders, "--tasks", "4", "--split", "valid"]) == 0
+    assert cli.main(["data", "compare", *folders, "--babi-tasks", "4", "--split", "valid"]) == 0
     shown = capsys.readouterr().out
     assert "distance of the nearest fact" in shown
     assert f"of {len(MEASURES)} measures" in shown.splitlines()[-1]
@@ -99,8 +99,8 @@ def test_command_line(folders, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--tasks", "2"], "does not hold qa2_train.txt|holds none of qa2_train.txt"),
-        (["--tasks", "21"], "there is no bAbI task 21"),
+        (["--babi-tasks", "2"], "does not hold qa2_train.txt|holds none of qa2_train.txt"),
+        (["--babi-tasks", "21"], "there is no bAbI task 21"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(folders, capsys, arguments, sentence):

@@ -75,7 +75,7 @@ def test_training_streams_never_ask_what_is_held_out():
     again = GeneratedStories((1, 2), seed=0, held_out=FRACTION)
     for index in range(40):
         assert (source[index].inputs == again[index].inputs).all()
-    task = tasks.build({"type": "catbabi", "tasks": "1", "held_out": FRACTION})
+    task = tasks.build({"type": "catbabi", "babi_tasks": "1", "held_out": FRACTION})
     for_evaluation = {names for _, names in asked(task.evaluation_stories(None, "valid"))}
     assert for_evaluation and all(is_held_out(1, names, FRACTION) for names in for_evaluation)
     place = dict(enumerate(VOCABULARY))
@@ -97,5 +97,5 @@ def test_every_name_is_in_the_vocabulary():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])
 def test_shares_that_make_no_sense_are_refused(fraction):
-    with pytest.raises(UserError, match="held_out is"):
+    with pytest.raises(UserError, match="held_out of the task"):
         tasks.build({"type": "catbabi", "held_out": fraction})

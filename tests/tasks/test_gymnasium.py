@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastweights import cli, recipes, tasks, training
+from fastweights import cli, recipes, tasks
 from fastweights.errors import UserError
-from fastweights.training import a2c
+from fastweights.models import actor_critic
+from fastweights.objectives import A2C
+from fastweights.objectives.a2c import Episode, rollout
+from fastweights.tasks import Spaces
+from fastweights.training.loop import Trainer
 from fastweights.training.runs import RunFolder
 
 
@@ -28,41 +32,53 @@ class Countdown(gymnasium.Env):
 
 
 gymnasium.register("tests/Countdown-v0", entry_point=Countdown)
-COUNTDOWN = {"type": "gymnasium", "environment": "tests/Countdown-v0", "observation_size": 6, "actions": 2, "steps": 8}
+COUNTDOWN = {"type": "gymnasium", "environment": "tests/Countdown-v0", "steps": 8}
 
 
 def test_episodes_that_end_early_are_masked():
     task = tasks.build(COUNTDOWN)
-    recipe = recipes.load("popgym/repeat-previous")
-    recipe.task = COUNTDOWN
-    model = recipes.build_model(recipe, task)
-    episode = a2c.play(model, task.environments("train", 40), task.steps, seed=0)
-    lengths = episode.valid.sum(1)
+    objective = A2C()
+    model = objective.build_model(recipes.load("popgym/repeat-previous").model, task.prepare(None))
+    episode = rollout(model, task.environments("train", 40), task.steps, seed=0)
+    lengths = episode.mask.sum(1)
+    assert episode.environment_steps == lengths.sum()
     assert episode.observations.shape == (40, 5, 6) and set(lengths.tolist()) == {1, 2, 3, 4, 5}
-    assert torch.equal(episode.rewards, episode.valid.float())  # what a next episode gives is not counted
+    assert torch.equal(episode.rewards, episode.mask.float())  # what a next episode gives is not counted
     first = episode.observations[:, 0].argmax(1)
     assert torch.equal(first, lengths)
-    found = a2c.losses(model, episode, task)
+
+    def loss(episode):
+        logits, values, _ = model(episode.observations, mask=episode.mask)
+        return objective.losses(logits, values, episode)["loss"]
+
+    found = {"loss": loss(episode)}
     alone = [
-        a2c.losses(model, a2c.Episode(*(x[row : row + 1, :n] for x in episode[:3]), None), task)["loss"] * n
-        for row, n in enumerate(lengths.tolist())
+        loss(Episode(*(x[row : row + 1, :n] for x in episode[:3]), None)) * n for row, n in enumerate(lengths.tolist())
     ]
     torch.testing.assert_close(found["loss"], sum(alone) / lengths.sum(), rtol=1e-4, atol=1e-5)
-    assert a2c.evaluate(model, task, "valid", 50, episodes=4)["reward"] == pytest.approx(3, abs=0.5)
+    evaluated = objective.evaluate(model, task, None, "valid", 50, episodes=4)
+    assert evaluated["return"] == pytest.approx(3, abs=0.5) and evaluated["episodes"] == 200
+
+
+def test_the_sizes_come_from_the_environment():
+    assert tasks.build(COUNTDOWN).prepare(None) == Spaces(observation_size=6, num_actions=2)
 
 
 def test_popgyms_task_trains(tmp_path):
-    recipe = recipes.load("popgym/repeat-previous", ["--training.rows=32", "--training.learning_rate=0.01"])
+    recipe = recipes.load("popgym/repeat-previous", ["--training.batch_size=32", "--training.learning_rate=0.01"])
     with RunFolder.create(tmp_path / "run", {}) as run:
-        trained = training.begin(recipe, run)
-        entropies = [trained.update().figures["entropy"] for _ in range(3)]
-        assert trained.environments.single_observation_space.shape == (4,)
+        trainer, entropies = Trainer(recipes.assemble(recipe), run), []
+        for trainer.step in range(3):
+            trainer.optimizer_step()
+            entropies.append(trainer.objective.metrics(trainer.sums)["entropy"])
+            trainer.sums = type(trainer.sums)()
+        assert trainer.interface == Spaces(observation_size=4, num_actions=4)
     assert np.isfinite(entropies).all() and len(set(entropies)) == 3
 
 
 def test_a_run_resumes_and_is_evaluated(tmp_path, capsys):
     out = f"--out={tmp_path / 'run'}"
-    quick = ["--task.steps=6", "--training.rows=2", "--training.evaluation_rows=2", "--training.steps=2"]
+    quick = ["--task.steps=6", "--training.batch_size=2", "--training.eval_batch_size=2", "--training.steps=2"]
     assert cli.main(["train", "popgym/repeat-previous", *quick, out]) == 0
     assert cli.main(["train", "--resume", out]) == 0
     assert cli.main(["evaluate", str(tmp_path / "run"), "--episodes=1"]) == 0
@@ -75,7 +91,6 @@ def test_a_run_resumes_and_is_evaluated(tmp_path, capsys):
         ({"environment": "tests/Countup-v0"}, "there is no environment tests/Countup-v0"),
         ({"environment": "popgym-RepeatNothing-v0"}, "there is no environment popgym-RepeatNothing-v0"),
         ({"environment": "Pendulum-v1"}, "Pendulum-v1 has actions Box"),
-        ({"actions": 3}, "has observation_size 6 and actions 2, not 6 and 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(wrong, message):
@@ -83,8 +98,18 @@ def test_what_does_not_fit_is_refused(wrong, message):
         tasks.build(COUNTDOWN | wrong).environments("train", 2)
 
 
+def test_an_agent_of_other_sizes_is_refused():
+    with pytest.raises(UserError, match=r"of size 6 and 3 actions; the task has .*size 6 and 2 actions"):
+        tasks.build(COUNTDOWN).restore(Spaces(6, 3))
+    objective, task = A2C(), tasks.build(COUNTDOWN)
+    objective.check_task(task)
+    objective.check_core(task, actor_critic(6, 2, core="lstm").core)
+    with pytest.raises(UserError, match="A2C is for tasks that extend EnvironmentTask, and Retrieval does not"):
+        objective.check_task(tasks.build("retrieval"))
+
+
 def test_zero_steps_are_refused():
-    with pytest.raises(UserError, match="steps is 0"):
+    with pytest.raises(UserError, match='steps of the task "gymnasium" is 0'):
         tasks.build(COUNTDOWN | {"steps": 0})
 
 

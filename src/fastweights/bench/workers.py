@@ -69,7 +69,7 @@ class Worker:
     def _reason(self) -> str:
         code = self._process.wait()
         if code < 0:
-            return f"signal {-code} ended it; if memory ran out, give fewer --rows or a shorter --length."
+            return f"signal {-code} ended it; if memory ran out, give a smaller --batch-size or a shorter --length."
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), f"its process ended with code {code}.")

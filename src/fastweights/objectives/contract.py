@@ -127,8 +127,8 @@ class Objective(ABC):
         """
         if not isinstance(task, self.task_type):
             raise UserError(
-                f"{type(self).__name__} trains on a {self.task_type.__name__}, and {type(task).__name__} is none; leave "
-                "the objective out of the recipe for the task's own."
+                f"The objective {type(self).__name__} is for tasks that extend {self.task_type.__name__}, and "
+                f"{type(task).__name__} does not; leave objective out of the recipe for the task's own."
             )
 
     def check_core(self, task: Any, core: Core) -> None:

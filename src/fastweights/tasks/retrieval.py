@@ -32,8 +32,7 @@ class RetrievalTask(SequenceTask):
 
     def prepare(self, data: str | None) -> Vocabulary:
         """The vocabulary of the form."""
-        if data is not None:
-            raise UserError("Sequences for associative retrieval are generated; leave --data out.")
+        _refuse_data(data)
         words = self.form.vocabulary()
         return Vocabulary(words, "characters" if all(len(word) == 1 for word in words) else "words")
 
@@ -44,12 +43,15 @@ class RetrievalTask(SequenceTask):
     def training_batches(
         self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
     ) -> SequenceBatches:
+        _refuse_data(data)
         return SequenceBatches(self, self._draw("train", seed), batch_size, seed, shard)
 
     def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> SequenceBatches:
+        _refuse_data(data)
         return SequenceBatches(self, self._draw(split), batch_size)
 
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
+        _refuse_data(data)
         examples = self._draw(split)
         return {"sequences": self.examples[split], "tokens": self.form.token_count(examples)}
 
@@ -118,6 +120,11 @@ class Retrieval(RetrievalTask):
     def describe(self, data: str | None) -> str:
         pairs, queries = self.form.pairs, self.form.queries
         return f"{self.examples['train']:,} generated sequences ({self.mode}): {pairs} pairs, queries: {queries}"
+
+
+def _refuse_data(data: str | None) -> None:
+    if data is not None:
+        raise UserError("Sequences for associative retrieval are generated; leave --data out.")
 
 
 def _delays(text: str) -> tuple[int, int]:

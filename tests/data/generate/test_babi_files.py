@@ -64,7 +64,7 @@ def test_lines_look_like_the_originals(folder):
 
 def test_command_line(tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["data", "generate", "--out", str(out), "--questions", "9", "--tasks", "1-2"]
+    arguments = ["data", "generate", "--out", str(out), "--questions", "9", "--babi-tasks", "1-2"]
     assert cli.main([*arguments, "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert files == [str(out / file_name(task, split)) for task in (1, 2) for split in SPLITS]
@@ -77,8 +77,8 @@ def test_command_line(tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--questions", "8"], "8 questions leave a split without any"),
-        (["--tasks", "21"], "there is no bAbI task 21"),
-        (["--tasks", "one"], '"one" in the bAbI tasks "one" is no task'),
+        (["--babi-tasks", "21"], "there is no bAbI task 21"),
+        (["--babi-tasks", "one"], '"one" in the bAbI tasks "one" is no task'),
     ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path, capsys, arguments, words):

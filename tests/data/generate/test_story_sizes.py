@@ -102,26 +102,26 @@ def test_a_day_is_never_too_short_for_its_questions(people, statements):
 
 
 def test_every_task_asks_equally_often_in_training():
-    task = CatBabi(tasks="1,4,8")
-    source = GeneratedStories(task.tasks(), 0, task._weights())
+    task = CatBabi(babi_tasks="1,4,8")
+    source = GeneratedStories(task.babi_tasks, 0, task._weights())
     told = [source.babi_task(index) for index in range(7000)]
     for number in (1, 4, 8):
         assert told.count(number) == pytest.approx(1000 * 5 / questions_per_story(number), rel=0.1)
 
 
 def test_a_recipe_sets_sizes():
-    task = CatBabi(tasks="1", people=2, places=2, questions=1, validation_stories=30)
+    task = CatBabi(babi_tasks="1", people=2, places=2, questions=1, validation_stories=30)
     said = {word for story in task.evaluation_stories(None, "valid") for word in words(story)}
     assert said & NAMES == {"mary", "john"}
     assert next(task.training_batches(None, 2, 0)).inputs.shape == (2, 200)
     with pytest.raises(UserError, match=r"Sizes of stories .* leave them or --data out"):
-        CatBabi(tasks="1", people=2).training_batches("folder", 2, 0)
+        CatBabi(babi_tasks="1", people=2).training_batches("folder", 2, 0)
     with pytest.raises(UserError, match="Stories of task 4 are of one size only"):
-        CatBabi(tasks="4", people=2).evaluation_stories(None, "valid")
+        CatBabi(babi_tasks="4", people=2).evaluation_stories(None, "valid")
 
 
 def test_files_of_other_sizes(tmp_path, capsys):
-    arguments = ["data", "generate", "--questions", "9", "--tasks", "1", "--people", "2", "--json"]
+    arguments = ["data", "generate", "--questions", "9", "--babi-tasks", "1", "--people", "2", "--json"]
     assert cli.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     path = json.loads(capsys.readouterr().out)["files"][0]
     assert {word for story in read_file(path) for word in words(story)} & NAMES == {"mary", "john"}
