@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastweights.ops.fw_rnn import fast_weight_rnn
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
-    from fastweights.training.loop import load_model
+    from fastweights.training.trained import load_model
 
 _HOMES = {
     "FastWeightLSTM": "fastweights.cores",
@@ -31,7 +31,7 @@ _HOMES = {
     "fast_weight_lstm": "fastweights.ops.fw_lstm",
     "fast_weight_memory": "fastweights.ops.fwm",
     "fast_weight_rnn": "fastweights.ops.fw_rnn",
-    "load_model": "fastweights.training.loop",
+    "load_model": "fastweights.training.trained",
     "lstm": "fastweights.ops.lstm",
 }
 
@@ -41,7 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version("fastweights")
     if name not in _HOMES:

@@ -85,17 +85,18 @@ def table(result: dict[str, Any]) -> RenderableType:
     times.add_column(no_wrap=True)
     for heading in ("reference", *ratios, *(f"{backend} is" for backend in ratios), "auto's memory", "auto is"):
         times.add_column(heading, justify="right", no_wrap=True)
-    lines = [(f"{PARTS[part]}, {mode}", result[part][mode], mode) for mode in MODES for part in ("step", "memory_op")]
-    lines += [(PARTS["lstm_op"], result["lstm_op"], None)]
-    lines += [(label, result[part], None) for part, label in RETRIEVAL.items()]
-    for label, found, mode in lines:
+    parts: dict[tuple[str, str], str]  # label by part and mode
+    parts = {(part, mode): f"{PARTS[part]}, {mode}" for mode in MODES for part in ("step", "memory_op")}
+    parts |= {(part, ""): label for part, label in {"lstm_op": PARTS["lstm_op"], **RETRIEVAL}.items()}
+    for (part, mode), label in parts.items():
+        found = result[part][mode] if mode else result[part]
         memory = found.get("memory_gb")
         times.add_row(
             label,
             *(f"{found[f'{backend}_s'] * 1000:,.1f} ms" for backend in ("reference", *ratios)),
             *(f"{found[ratio]:.1f} × faster" for ratio in ratios.values()),
             "" if memory is None else f"{memory:.2f} GB",
-            f"{roofline[mode]['times_roofline']:.2f} × roofline" if label.startswith(PARTS["step"]) else "",
+            f"{roofline[mode]['times_roofline']:.2f} × roofline" if part == "step" else "",
         )
     streaming = Table("tokens per second, batch size 1, one thread", box=None, pad_edge=False)
     streaming.add_column("reference", justify="right")

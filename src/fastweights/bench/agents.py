@@ -30,7 +30,7 @@ def run(batch_size: int, length: int, repeats: int, console: Console) -> dict[st
     machine = describe(batch_size, length, repeats)
     console.print(f"training episode, {batch_size} × {length} steps …")
     with team_of(compared_backends(measurements.backends()["fwm"]), machine["threads"]) as team:
-        seconds = medians(team, "training_episode", Work("rl", batch_size, length), repeats)
+        seconds = medians(team, "training_episode", Work(batch_size=batch_size, length=length), repeats)
     ratio = {name: seconds["reference"] / value for name, value in seconds.items()}
     return {"machine": machine, "seconds": seconds, "ratio": ratio}
 

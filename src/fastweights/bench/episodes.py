@@ -28,7 +28,7 @@ def agent(backend: str, steps: int = 30) -> tuple[ActorCritic, GraphRL, A2C]:
     return parts.model, parts.task, parts.objective
 
 
-def training_episode(work: Work, backend: str) -> Callable[[], None]:
+def training_episode(work: Work, backend: str) -> Callable[[], object]:
     """An episode of B agents and the update from it; the reference steps each environment and each gradient alone."""
     model, task, objective = agent(backend, work.length)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-4, fused=True)

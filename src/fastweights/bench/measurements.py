@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fastweights import recipes
 from fastweights.cores import LSTM, Core, map_state
 from fastweights.cores.contract import ProjectedTokens
 from fastweights.cores.lstm import LSTMState
+from fastweights.models import Model
 from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
 from fastweights.recipes import Assembly
 from fastweights.specs import Size
@@ -21,7 +22,7 @@ from fastweights.tasks import CatBabi
 
 VOCABULARY, HIDDEN, READS = 180, 256, 3  # the paper's catbAbI models
 QUESTIONS = 0.04  # the share of catbAbI's tokens that are questions' ends
-MODES = ("qa", "lm")
+MODES: tuple[Literal["qa", "lm"], ...] = ("qa", "lm")
 SINGLE_CALLS = 300
 MATRIX = 2048
 RECIPES = {name: recipes.load(name) for name in ("catbabi-qa/fwm", "graph-rl/fwm", "art/fw-lstm", "art/fw-rnn")}
@@ -30,7 +31,7 @@ RECIPES = {name: recipes.load(name) for name in ("catbabi-qa/fwm", "graph-rl/fwm
 class Work(NamedTuple):
     """The sizes of a measurement."""
 
-    mode: str = "lm"
+    mode: Literal["qa", "lm"] = "lm"
     batch_size: int = 32
     length: int = 200
     memory_size: int = 32
@@ -45,7 +46,7 @@ class TorchLSTM(Core):
         self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
 
     def initial_state(self, batch_size: int) -> LSTMState:
-        zeros = self.lstm.weight_hh_l0.new_zeros(batch_size, self.output_size)
+        zeros = next(self.parameters()).new_zeros(batch_size, self.output_size)
         return LSTMState(zeros, zeros.clone())
 
     def forward(self, x: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
@@ -67,7 +68,7 @@ def assemble(name: str, backend: str, **task: Any) -> Assembly:
     return recipes.assemble(replace(recipe, task={**recipe.task, **task}, model={**recipe.model, "core": core}))
 
 
-def catbabi_model(backend: str) -> nn.Module:
+def catbabi_model(backend: str) -> Model:
     """The paper's model of catbAbI, with the settings of the published code."""
     return assemble("catbabi-qa/fwm", backend).model
 
@@ -91,7 +92,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 # Each measurement prepares itself and returns the function that is timed, which can be called again.
 
 
-def step(work: Work, backend: str) -> Callable[[], None]:
+def step(work: Work, backend: str) -> Callable[[], object]:
     """A training step: forward, backward, Adam; the state is carried from step to step, from zeros on."""
     model = catbabi_model(backend)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -109,16 +110,16 @@ def step(work: Work, backend: str) -> Callable[[], None]:
     return run
 
 
-def stories(work: Work, backend: str) -> Callable[[], None]:
+def stories(work: Work, backend: str) -> Callable[[], object]:
     """The next batch of generated stories, as training takes it before each step."""
     batches = CatBabi(mode=work.mode, segment_length=work.length).training_batches(None, work.batch_size, 0)
     return lambda: next(batches)
 
 
-def retrieval_step(recipe: str) -> Callable[[Work, str], Callable[[], None]]:
+def retrieval_step(recipe: str) -> Callable[[Work, str], Callable[[], object]]:
     """A training step of a recipe for associative retrieval (Keller et al. 2018), at any batch size."""
 
-    def prepare(work: Work, backend: str) -> Callable[[], None]:
+    def prepare(work: Work, backend: str) -> Callable[[], object]:
         parts = assemble(recipe, backend, examples=work.batch_size)
         batch = next(parts.objective.source(parts.task, None, work.batch_size, 0))
         optimizer = torch.optim.Adam(parts.model.parameters(), lr=1e-3, fused=True)
@@ -133,7 +134,7 @@ def retrieval_step(recipe: str) -> Callable[[Work, str], Callable[[], None]]:
     return prepare
 
 
-def memory_op(work: Work, backend: str) -> Callable[[], None]:
+def memory_op(work: Work, backend: str) -> Callable[[], object]:
     """The memory alone, forward and backward."""
     d = work.memory_size
     k1, k2, v, n = torch.randn(4, work.batch_size, work.length, d).tanh()
@@ -148,7 +149,7 @@ def memory_op(work: Work, backend: str) -> Callable[[], None]:
     return run
 
 
-def lstm_op(work: Work, backend: str) -> Callable[[], None]:
+def lstm_op(work: Work, backend: str) -> Callable[[], object]:
     """The LSTM alone, forward and backward, from tokens on; the reference is torch.nn.LSTM on embedded tokens."""
     tokens = torch.randint(VOCABULARY, (work.batch_size, work.length))
     gradient = torch.randn(work.batch_size, work.length, HIDDEN)
@@ -157,16 +158,14 @@ def lstm_op(work: Work, backend: str) -> Callable[[], None]:
     inputs = [embedding, *layer.parameters()]
 
     def run() -> None:
-        if backend == "reference":
-            y, _ = layer(embedding[tokens])
-        else:
-            y, _ = layer(ProjectedTokens(layer.input_projection(embedding), tokens))
+        table = layer.input_projection(embedding)  # None of torch's
+        y, _ = layer(embedding[tokens] if table is None else ProjectedTokens(table, tokens))
         torch.autograd.grad(y, inputs, gradient)
 
     return run
 
 
-def stream(work: Work, backend: str) -> Callable[[], None]:
+def stream(work: Work, backend: str) -> Callable[[], object]:
     """Score a given text in one call."""
     model = catbabi_model(backend).eval()
     tokens = torch.randint(VOCABULARY, (work.batch_size, work.length + 1))
@@ -179,7 +178,7 @@ def stream(work: Work, backend: str) -> Callable[[], None]:
     return run
 
 
-def token_by_token(work: Work, backend: str) -> Callable[[], None]:
+def token_by_token(work: Work, backend: str) -> Callable[[], object]:
     """Score a text, one call per token."""
     model = catbabi_model(backend).eval()
     tokens = torch.randint(VOCABULARY, (work.batch_size, min(SINGLE_CALLS, work.length) + 1))
@@ -194,7 +193,7 @@ def token_by_token(work: Work, backend: str) -> Callable[[], None]:
     return run
 
 
-def matrix_product(work: Work, backend: str) -> Callable[[], None]:
+def matrix_product(work: Work, backend: str) -> Callable[[], object]:
     """A product of two large matrices: the machine's rate for the roofline."""
     a, b = torch.randn(2, MATRIX, MATRIX)
     out = torch.empty(MATRIX, MATRIX)
@@ -222,7 +221,7 @@ def flops(work: Work) -> float:
     """
     positions, d = work.batch_size * work.length, work.memory_size
     outputs = positions * (QUESTIONS if work.mode == "qa" else 1)
-    multiplications = VOCABULARY * HIDDEN * 4 * HIDDEN + positions * HIDDEN * 4 * HIDDEN  # the LSTM
+    multiplications: float = VOCABULARY * HIDDEN * 4 * HIDDEN + positions * HIDDEN * 4 * HIDDEN  # the LSTM
     multiplications += positions * HIDDEN * (3 * d + 1) + outputs * HIDDEN * (d + READS * d)  # keys, values, queries
     multiplications += outputs * (d * HIDDEN + HIDDEN * VOCABULARY)  # the answer and the softmax
     with_gradients = 3 * multiplications

@@ -61,7 +61,8 @@ class Worker:
             answer = ""
         if not answer:
             raise UserError(
-                f"The measurement {measurement}, {work.mode} with backend {self.backend}, failed: {self._reason()}"
+                f"The measurement {measurement} (batch size {work.batch_size}, length {work.length}) with backend "
+                f"{self.backend} failed: {self._reason()}"
             )
         found = json.loads(answer)
         self.memory_gb = found["memory_gb"]
@@ -107,7 +108,7 @@ def _peak_memory_gb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     """The mean seconds of a run, over as many as fill `LEAST_SECONDS`.
 
     A process that has waited for its turn is slower at first: its threads sleep, its caches hold another's data. A run
@@ -129,7 +130,7 @@ def _work(backend: str, threads: str) -> None:
     torch.manual_seed(0)
     if backend != "reference":
         keep_freed_blocks()  # as training does
-    prepared: dict[str, Callable[[], None]] = {}
+    prepared: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
         if line not in prepared:
             name, *work = json.loads(line)

@@ -30,7 +30,7 @@ def train(args: Namespace) -> int:
 def _train(group: Group, args: Namespace) -> int:
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver
-    from fastweights.training.loop import Interrupted, Observer, Trainer
+    from fastweights.training.loop import Interrupted, Trainer
 
     set_threads(args.threads)
     if args.recipe is None and not (args.resume and args.out):
@@ -44,7 +44,7 @@ def _train(group: Group, args: Namespace) -> int:
         run = _create(group, out, assembly, data)
     console = make_console(args.json)
     with ExitStack() as stack:
-        observer = Observer()
+        observer = None
         if group.is_first:  # the others are silent and write nothing
             stack.enter_context(run)
             observer = stack.enter_context(ProgressObserver(console))
@@ -58,7 +58,7 @@ def _train(group: Group, args: Namespace) -> int:
         try:
             metrics = trainer.train()
         except Interrupted:
-            if group.is_first:
+            if observer is not None:
                 observer.stop()
                 console.print(
                     f"Stopped after step {trainer.step}, all saved. Resume with: fastweights train --resume --out {out}"

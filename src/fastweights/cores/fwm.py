@@ -98,7 +98,7 @@ class FastWeightMemory(Core):
                 f"{memory_size}: set num_reads to 1 or leave value_size out"
             )
         self.residual, self.pairing = residual, pairing
-        self.options = {
+        self.options: dict[str, Any] = {
             "write_scale": write_scale,
             "tanh_first_query": tanh_first_query,
             "tanh_queries": tanh_queries,
