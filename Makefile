@@ -1,5 +1,6 @@
 # make train    sets everything up, trains the fast weight memory on generated stories, prints a table per task
-# make test     sets everything up, passes the tests
+# make test     sets everything up, passes linter, type checker and tests
+# make lint     linter and type checker alone
 # Needs python3 (3.11 or newer) with venv. PYTHON=… uses an environment that has torch already:
 #   make test PYTHON=/path/to/venv/bin/python
 
@@ -16,12 +17,15 @@ RUN := runs/make-train
 
 train: $(READY)
 	@rm -rf $(RUN)
-	$(ENVIRONMENT) -m fastweights.cli train catbabi-qa/fwm-quick --out $(RUN)
+	$(ENVIRONMENT) -m fastweights train catbabi-qa/fwm-quick --out $(RUN)
 
-test: $(READY)
+test: lint
+	OMP_NUM_THREADS=1 $(ENVIRONMENT) -m pytest
+
+lint: $(READY)
 	$(ENVIRONMENT) -m ruff check .
 	$(ENVIRONMENT) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(ENVIRONMENT) -m pytest
+	$(ENVIRONMENT) -m mypy
 
 .venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastweights needs Python 3.11 or newer; python3 is " + sys.version.split()[0])'

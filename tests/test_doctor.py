@@ -36,7 +36,8 @@ def test_text_mentions_every_backend_and_version(found):
 
 
 def test_kinds(found):
-    assert {"python", "fastweights", "torch", "numpy", "safetensors", "jsonargparse", "rich"} <= set(found["versions"])
+    names = {"python", "fastweights", "torch", "numpy", "safetensors", "pydantic", "filelock", "rich"}
+    assert names <= set(found["versions"])
     assert found["processor"]["cores"] >= 1 and found["threads"]["torch"] >= 1
     assert found["memory_gb"] is None or found["memory_gb"] > 0
     assert set(found["devices"]) == {"cuda", "mps"}

@@ -13,7 +13,7 @@ import torch
 from rich.console import RenderableType
 
 OLDEST_TORCH = (2, 4)  # the first with torch.library.custom_op
-PACKAGES = ("fastweights", "torch", "numpy", "safetensors", "jsonargparse", "rich")
+PACKAGES = ("fastweights", "torch", "numpy", "safetensors", "pydantic", "filelock", "rich")
 FEATURES = ("avx2", "avx512f", "amx_tile", "amx_bf16")
 
 

@@ -117,7 +117,9 @@ def test_a_split_that_is_not_generated_is_refused():
 
 def test_missing_files_are_named_with_the_way_to_go_on_without(folder):
     (Path(folder) / "qa2_train.txt").unlink()
-    with pytest.raises(UserError, match=r"does not hold qa2_train.txt; leave the missing ones out with --babi-tasks 1 "):
+    with pytest.raises(
+        UserError, match=r"does not hold qa2_train.txt; leave the missing ones out with --babi-tasks 1 "
+    ):
         CatBabi(babi_tasks="1,2").training_batches(folder, 2, 0)
     next(CatBabi(babi_tasks="1").training_batches(folder, 2, 0))
 

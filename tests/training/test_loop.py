@@ -168,7 +168,9 @@ def test_resuming_from_a_best_checkpoint_is_refused(begin):
 def test_the_best_checkpoint_is_that_of_the_best_headline_metric(begin):
     trainer = begin("--training.steps=12", "--training.learning_rate=0.05")
     trainer.train()
-    found = {record["step"]: record["valid"]["answer_accuracy"] for record in trainer.run.records() if "valid" in record}
+    found = {
+        record["step"]: record["valid"]["answer_accuracy"] for record in trainer.run.records() if "valid" in record
+    }
     best = checkpoint.read_metadata(trainer.run.best)
     assert found[best["step"]] == max(found.values()) == best["valid"]["answer_accuracy"]
     assert best["step"] == min(step for step, value in found.items() if value == max(found.values()))

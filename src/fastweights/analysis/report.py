@@ -150,7 +150,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], *paths: str | Path) -> None:
-    """Draw the validations' headline metric against steps, a panel for each combination of settings, a colour for each recipe.
+    """Draw the validations against steps, a panel for each combination of settings, a colour for each recipe.
 
     The mean over seeds is thick, each seed thin; a run that stopped early stays where it was.
 

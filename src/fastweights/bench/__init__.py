@@ -1,144 +1,117 @@
-"""How fast the training step, its parts and streaming are, per backend, as ratios to a step-by-step loop."""
+"""Speed of the training step, of its parts and of streaming, per backend, as ratios to a step-by-step loop."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from rich.console import Console, RenderableType
 
 from fastweights.bench import measurements
+from fastweights.bench.machine import caption, compared_backends, describe
 from fastweights.bench.measurements import MATRIX, MODES, SINGLE_CALLS, Work
 from fastweights.bench.workers import medians, team_of
-from fastweights.doctor import processor_name
-from fastweights.errors import UserError
-from fastweights.ops import cpu
 
 STREAM_LENGTH = 3000
-RETRIEVAL_ROWS = 128
+RETRIEVAL_BATCH_SIZE = 128
 RETRIEVAL = {"fw_lstm_step": "FW-LSTM, retrieval", "fw_rnn_step": "FW-RNN, retrieval"}
 PARTS = {"step": "training step", "memory_op": "memory alone", "lstm_op": "LSTM alone"}
+STREAMING = {"tokens_per_s": "a given text in one call", "token_by_token_per_s": "one call per token"}
 
 
-def run(rows: int, length: int, repeats: int, console: Console) -> dict[str, Any]:
-    """Time the training step, its parts and streaming with every backend, and give medians.
+def run(batch_size: int, length: int, repeats: int, console: Console) -> dict[str, Any]:
+    """Time the training step, its parts and streaming with every backend.
+
+    Returns:
+        The medians, as plain values.
 
     Raises:
-        UserError: where a size makes no sense or a measurement fails.
+        UserError: where a size is below 1 or a measurement fails.
     """
-    for name, value in {"rows": rows, "length": length, "repeats": repeats}.items():
-        if value < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 1.")
-    auto = measurements.backends()
-    backends = ["reference", "plain"]
-    if set(auto.values()) != {"plain"}:
-        backends.append("auto")
-    threads = torch.get_num_threads()
-    result: dict[str, Any] = {
-        "machine": {
-            "processor": processor_name(),
-            "threads": threads,
-            "torch": torch.__version__,
-            "kernels": cpu.instruction_set(),
-            "rows": rows,
-            "length": length,
-            "repeats": repeats,
-        },
-        "auto_backend": auto,
-        **{part: {} for part in PARTS},
-        "stories": {},
-        "floor": {},
-    }
+    machine, chosen = describe(batch_size, length, repeats), measurements.backends()
+    backends, threads = compared_backends(*chosen.values()), machine["threads"]
+    parts: dict[str, dict[str, Any]] = {part: {} for part in (*PARTS, "stories", "roofline")}
     for mode in MODES:
-        work = Work(mode, rows, length)
+        work = Work(mode, batch_size, length)
         with team_of(backends, threads) as team:
             for part, label in PARTS.items():
                 if part == "lstm_op" and mode != "lm":
                     continue  # the same in both modes
                 console.print(f"{label}, {mode} …")
-                result[part][mode] = _compare(medians(team, part, work, repeats, warm_up=True))
+                parts[part][mode] = _compare(medians(team, part, work, repeats))
                 if part == "step":
-                    result[part][mode]["memory_gb"] = team.get("auto", team["plain"]).memory_gb
-                    result[part][mode]["reference_memory_gb"] = team["reference"].memory_gb
-            one = {"plain": team["plain"]}
-            made = medians(one, "stories", work, repeats, warm_up=True)["plain"]
-            result["stories"][mode] = {"batch_s": made, "of_a_step": made / result["step"][mode]["auto_s"]}
-            seconds = medians(one, "matrix_product", work, max(repeats, 5), warm_up=True)["plain"]
-        rate = 2 * MATRIX**3 / seconds
-        floor = measurements.operations(work) / rate
-        result["floor"][mode] = {
-            "gflops": rate / 1e9,
-            "operations": measurements.operations(work),
-            "floor_s": floor,
-            "times_floor": result["step"][mode]["auto_s"] / floor,
+                    parts[part][mode]["memory_gb"] = team.get("auto", team["plain"]).memory_gb
+                    parts[part][mode]["reference_memory_gb"] = team["reference"].memory_gb
+            one, step = {"plain": team["plain"]}, parts["step"][mode]["auto_s"]
+            batch = medians(one, "stories", work, repeats)["plain"]
+            product = medians(one, "matrix_product", work, max(repeats, 5))["plain"]
+        parts["stories"][mode] = {"batch_s": batch, "of_a_step": batch / step}
+        flops, rate = measurements.flops(work), 2 * MATRIX**3 / product
+        parts["roofline"][mode] = {
+            "flops": flops,
+            "gflop_per_s": rate / 1e9,
+            "roofline_s": flops / rate,
+            "times_roofline": step / (flops / rate),
         }
-    result["lstm_op"] = result["lstm_op"]["lm"]
+    parts["lstm_op"] = parts["lstm_op"]["lm"]
     with team_of(backends, threads) as team:
         for part, label in RETRIEVAL.items():
             console.print(f"training step, {label} …")
-            result[part] = _compare(medians(team, part, Work(rows=RETRIEVAL_ROWS), repeats, warm_up=True))
+            parts[part] = _compare(medians(team, part, Work(batch_size=RETRIEVAL_BATCH_SIZE), repeats))
     with team_of(backends, 1) as team:
         console.print("streaming …")
         work = Work("lm", 1, STREAM_LENGTH)
-        single = medians(team, "token_by_token", work, repeats, warm_up=True)
-        whole = medians(team, "stream", work, repeats, warm_up=True)
-        singles = min(SINGLE_CALLS, STREAM_LENGTH)
-        result["stream"] = {
-            "tokens_per_s": STREAM_LENGTH / _auto(whole),
-            "token_by_token_per_s": singles / _auto(single),
-            "reference_tokens_per_s": STREAM_LENGTH / whole["reference"],
-            "reference_token_by_token_per_s": singles / single["reference"],
-        }
-    return result
+        single, whole = medians(team, "token_by_token", work, repeats), medians(team, "stream", work, repeats)
+    singles = min(SINGLE_CALLS, STREAM_LENGTH)
+    stream = {
+        "tokens_per_s": STREAM_LENGTH / _auto(whole),
+        "token_by_token_per_s": singles / _auto(single),
+        "reference_tokens_per_s": STREAM_LENGTH / whole["reference"],
+        "reference_token_by_token_per_s": singles / single["reference"],
+    }
+    return {"machine": machine, "auto_backend": chosen, **parts, "stream": stream}
 
 
 def table(result: dict[str, Any]) -> RenderableType:
-    """Lay a result out for people."""
+    """A result of `run` for people."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    machine, chosen, stream = result["machine"], result["auto_backend"], result["stream"]
-    measured = {"plain": "plain_ratio", "auto": "ratio"}
-    if set(chosen.values()) == {"plain"}:
-        del measured["plain"]  # they are the same
+    machine, chosen, stream, roofline = (result[key] for key in ("machine", "auto_backend", "stream", "roofline"))
+    ratios = {"plain": "plain_ratio", "auto": "ratio"}
+    if "auto" not in compared_backends(*chosen.values()):
+        del ratios["plain"]  # they are the same
     times = Table(box=None, pad_edge=False)
     times.add_column(no_wrap=True)
-    headings = (*(f"{backend} is" for backend in measured), "auto's memory", "auto is")
-    for heading in ("reference", *measured, *headings):
+    for heading in ("reference", *ratios, *(f"{backend} is" for backend in ratios), "auto's memory", "auto is"):
         times.add_column(heading, justify="right", no_wrap=True)
-    lines = [(f"{PARTS[part]}, {mode}", result[part][mode], mode) for mode in MODES for part in ("step", "memory_op")]
-    lines += [(PARTS["lstm_op"], result["lstm_op"], None)]
-    lines += [(label, result[part], None) for part, label in RETRIEVAL.items()]
-    for label, found, mode in lines:
+    parts: dict[tuple[str, str], str]  # label by part and mode
+    parts = {(part, mode): f"{PARTS[part]}, {mode}" for mode in MODES for part in ("step", "memory_op")}
+    parts |= {(part, ""): label for part, label in {"lstm_op": PARTS["lstm_op"], **RETRIEVAL}.items()}
+    for (part, mode), label in parts.items():
+        found = result[part][mode] if mode else result[part]
         memory = found.get("memory_gb")
-        floor = result["floor"][mode]["times_floor"] if label.startswith(PARTS["step"]) else None
         times.add_row(
             label,
-            *(f"{found[f'{backend}_s'] * 1000:,.1f} ms" for backend in ("reference", *measured)),
-            *(f"{found[ratio]:.1f} × faster" for ratio in measured.values()),
+            *(f"{found[f'{backend}_s'] * 1000:,.1f} ms" for backend in ("reference", *ratios)),
+            *(f"{found[ratio]:.1f} × faster" for ratio in ratios.values()),
             "" if memory is None else f"{memory:.2f} GB",
-            "" if floor is None else f"{floor:.2f} × the floor",
+            f"{roofline[mode]['times_roofline']:.2f} × roofline" if part == "step" else "",
         )
-    streaming = Table("tokens per second, one row, one thread", box=None, pad_edge=False)
+    streaming = Table("tokens per second, batch size 1, one thread", box=None, pad_edge=False)
     streaming.add_column("reference", justify="right")
     streaming.add_column("auto", justify="right")
-    for label, key in (
-        ("a given text in one call", "tokens_per_s"),
-        ("one call per token", "token_by_token_per_s"),
-    ):
+    for key, label in STREAMING.items():
         streaming.add_row(label, f"{stream[f'reference_{key}']:,.0f}", f"{stream[key]:,.0f}")
-    floor = result["floor"]["lm"]
     kernels = f" (kernels for {machine['kernels']})" if machine["kernels"] else ""
     words = (
-        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; "
-        f"{machine['rows']} rows of {machine['length']} tokens, medians of {machine['repeats']}; "
+        f"{caption(machine, 'sequences', 'tokens')}; "
         f"auto is {chosen['fwm']} for the memory and {chosen['lstm']} for the LSTM{kernels}; "
-        f"retrieval: {RETRIEVAL_ROWS} sequences of 19 tokens, eight pairs, H 50. "
-        f"To generate a batch of stories takes {result['stories']['qa']['batch_s'] * 1000:.1f} ms, "
+        f"retrieval: {RETRIEVAL_BATCH_SIZE} sequences of 19 tokens, eight pairs, hidden size 50. "
+        f"Generating a batch of stories takes {result['stories']['qa']['batch_s'] * 1000:.1f} ms, "
         f"{result['stories']['qa']['of_a_step']:.1%} of auto's QA step. "
-        "The reference is torch.nn.LSTM and a step-by-step memory; the floor is the time of the step's products alone, "
-        f"at the rate of large matrix products here and now, {floor['gflops']:,.0f} GFLOP/s."
+        "Reference: torch.nn.LSTM and a step-by-step memory. Roofline: the step's FLOPs at the measured rate of large "
+        f"matrix products, {roofline['lm']['gflop_per_s']:,.0f} GFLOP/s."
     )
     return Group(times, "", streaming, "", Text(words))
 

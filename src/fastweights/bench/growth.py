@@ -1,4 +1,4 @@
-"""How the time of the memory grows with the length, the batch and the size of its keys, as a figure."""
+"""Time of the memory against sequence length, batch size and key size, as a figure."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from rich.console import Console
 
 from fastweights.analysis.figures import new_figure, write
 from fastweights.bench import measurements
+from fastweights.bench.machine import compared_backends
 from fastweights.bench.measurements import Work
 from fastweights.bench.workers import medians, team_of
 
 AXES = {  # the step-by-step loop keeps every memory: 5 GB at B 32, T 200, d 32, in proportion to B T d³
     "length": ("T, tokens", (25, 50, 100, 200, 400)),
-    "rows": ("B, rows", (2, 4, 8, 16, 32)),
+    "batch_size": ("B, batch size", (2, 4, 8, 16, 32)),
     "memory_size": ("d, size of keys and values", (8, 16, 32)),
 }
 LABELS = {"reference": "step by step", "plain": "chunkwise, plain torch", "cpu": "chunkwise, compiled"}
 
 
 def run(repeats: int, console: Console, axes: dict[str, tuple[str, tuple[int, ...]]] = AXES) -> dict[str, Any]:
-    """The memory's seconds, forward and backward, per axis and backend, at `[B 32, T 200, d 32]` but for the axis."""
-    backends = ["reference", "plain", *(["auto"] if measurements.backends()["fwm"] != "plain" else [])]
+    """The memory's seconds, forward and backward, per axis and backend; off the axis `[B 32, T 200, d 32]`."""
+    backends = compared_backends(measurements.backends()["fwm"])
     found: dict[str, Any] = {}
     for axis, (_, values) in axes.items():
         lines: dict[str, list[float]] = {backend: [] for backend in backends}
         with team_of(backends, torch.get_num_threads()) as team:
             for value in values:
                 console.print(f"memory alone, {axis} {value} …")
-                work = Work("lm")._replace(**{axis: value})
-                for backend, seconds in medians(team, "memory_op", work, repeats, warm_up=True).items():
+                work = Work()._replace(**{axis: value})  # type: ignore[arg-type]  # a field's name
+                for backend, seconds in medians(team, "memory_op", work, repeats).items():
                     lines[backend].append(seconds)
         found[axis] = {"values": list(values), **lines}
     return found
 
 
 def draw(found: dict[str, Any], path: str | Path) -> None:
-    """Draw what `run` found, as PNG or SVG by the path's ending.
+    """Draw a result of `run`, as PNG or SVG by the path's ending.
 
     Raises:
         UserError: where matplotlib is missing or the figure cannot be written.
@@ -57,5 +58,5 @@ def draw(found: dict[str, Any], path: str | Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("seconds, forward and backward")
     panels[-1].legend(frameon=False, loc="upper left")
-    figure.suptitle("Fast weight memory, three reads at every step; B 32, T 200, d 32 but for the axis", fontsize=10)
+    figure.suptitle("Fast weight memory, three reads at every step; off the axis: B 32, T 200, d 32", fontsize=10)
     write(figure, path)

@@ -1,4 +1,4 @@
-"""Processes that measure what they are asked to: one for each backend, so that one's peak memory is not another's."""
+"""Worker processes, one for each backend, so that one's peak memory is not another's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import torch
 from fastweights.bench.episodes import training_episode
 from fastweights.bench.measurements import MEASUREMENTS, Work
 from fastweights.errors import UserError
-from fastweights.training.memory import keep_freed_memory
+from fastweights.training.allocator import keep_freed_blocks
 
-LEAST_SECONDS = 0.2  # that are measured at once
+LEAST_SECONDS = 0.2  # of a measurement: short runs are repeated
 
 
 class Worker:
@@ -47,11 +47,12 @@ class Worker:
         self._errors.close()
 
     def measure(self, measurement: str, work: Work) -> float:
-        """The seconds that one run of a measurement takes, on average where it is short.
+        """The seconds of one run of a measurement, a mean over several where it is short.
 
         Raises:
             UserError: where the process fails.
         """
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes
         try:
             self._process.stdin.write(json.dumps([measurement, *work]) + "\n")
             self._process.stdin.flush()
@@ -60,7 +61,8 @@ class Worker:
             answer = ""
         if not answer:
             raise UserError(
-                f"The measurement {measurement}, {work.mode} with backend {self.backend}, failed: {self._reason()}"
+                f"The measurement {measurement} (batch size {work.batch_size}, length {work.length}) with backend "
+                f"{self.backend} failed: {self._reason()}"
             )
         found = json.loads(answer)
         self.memory_gb = found["memory_gb"]
@@ -82,24 +84,21 @@ def team_of(backends: list[str], threads: int) -> Iterator[dict[str, Worker]]:
         yield {backend: stack.enter_context(Worker(backend, threads)) for backend in backends}
 
 
-def medians(
-    team: dict[str, Worker], measurement: str, work: Work, repeats: int, warm_up: bool = False
-) -> dict[str, float]:
-    """The median seconds of a measurement per backend; they take turns, so that all meet the same machine."""
+def medians(team: dict[str, Worker], measurement: str, work: Work, repeats: int) -> dict[str, float]:
+    """The median seconds of a measurement per backend, after a warm-up; backends take turns on the same machine."""
     rounds = [
-        {backend: worker.measure(measurement, work) for backend, worker in team.items()}
-        for _ in range(repeats + warm_up)
-    ][warm_up:]
+        {backend: worker.measure(measurement, work) for backend, worker in team.items()} for _ in range(1 + repeats)
+    ][1:]
     return {backend: median(seconds[backend] for seconds in rounds) for backend in team}
 
 
 def _peak_memory_gb() -> float | None:
-    """The largest resident memory that this process has had, or None where the system does not tell."""
+    """The peak resident memory of this process, or None where the system does not tell."""
     try:
         peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         peak = None
-    if peak:  # unlike getrusage's figure, it does not begin with the parent's
+    if peak:  # getrusage's figure begins with the parent's
         return int(peak[1]) * 1024 / 1e9
     try:
         import resource
@@ -109,11 +108,11 @@ def _peak_memory_gb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _seconds(run: Callable[[], None]) -> float:
-    """The seconds that one run takes, on average over as many as fill `LEAST_SECONDS`.
+def _seconds(run: Callable[[], object]) -> float:
+    """The mean seconds of a run, over as many as fill `LEAST_SECONDS`.
 
-    A process that has waited for its turn is slower at first, its threads asleep and its caches another's; training is
-    not like that, and a run of a few milliseconds would measure little else.
+    A process that has waited for its turn is slower at first: its threads sleep, its caches hold another's data. A run
+    of a few milliseconds would measure little else.
     """
     runs, start = 0, time.perf_counter()
     while True:
@@ -125,19 +124,20 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def _work(backend: str, threads: str) -> None:
-    """What a worker does: for every request that comes in, measure and answer with one line of JSON."""
+    """The worker's loop: for each request on standard input, measure and answer with one line of JSON."""
     imported = _peak_memory_gb()
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     if backend != "reference":
-        keep_freed_memory()  # as training does
-    prepared: dict[str, Callable[[], None]] = {}
+        keep_freed_blocks()  # as training does
+    prepared: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
         if line not in prepared:
             name, *work = json.loads(line)
             prepared[line] = (MEASUREMENTS | {"training_episode": training_episode})[name](Work(*work), backend)
         seconds = _seconds(prepared[line])
-        memory = None if imported is None else _peak_memory_gb() - imported
+        peak = _peak_memory_gb()
+        memory = None if imported is None or peak is None else peak - imported
         print(json.dumps({"seconds": seconds, "memory_gb": memory}), flush=True)
 
 

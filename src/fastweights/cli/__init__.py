@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from fastweights.cli.table import COMMANDS, GROUPS, Command
 from fastweights.errors import UserError
@@ -26,11 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line; `overrides` are its dotted settings, such as `--training.steps=5`."""
     parser = build_parser()
-    namespace, namespace.overrides = parser.parse_known_args(_join_settings(arguments))
-    known = [word for word in namespace.overrides if word.startswith("--") and "." in word.partition("=")[0]]
-    unknown = [word for word in namespace.overrides if word not in known or not namespace.takes_overrides]
+    namespace, overrides = parser.parse_known_args(_join_settings(arguments))
+    known = [word for word in overrides if word.startswith("--") and "." in word.partition("=")[0]]
+    unknown = [word for word in overrides if word not in known or not namespace.takes_overrides]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    namespace.overrides = overrides
     return namespace
 
 
@@ -56,15 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     groups = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
     for name, about in GROUPS.items():
-        group = groups[""].add_parser(name, help=about, description=about)
-        groups[name] = group.add_subparsers(metavar="COMMAND", required=True)
+        commands = groups[""].add_parser(name, help=about, description=about)
+        groups[name] = commands.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         group, _, name = command.name.rpartition(" ")
         _add(command, groups[group].add_parser, name)
     return parser
 
 
-def _add(command: Command, add_parser, name: str) -> None:
+def _add(command: Command, add_parser: Callable[..., argparse.ArgumentParser], name: str) -> None:
     parser = add_parser(
         name,
         help=command.summary,

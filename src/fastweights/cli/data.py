@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from fastweights.cli.output import make_console, print_json
+from fastweights.cli.output import make_console, print_json, track
 
 STORY_SIZES = {
     "people": "people in a story (bAbI's tasks 1-3 and 5-14; default: as in bAbI)",
@@ -15,6 +15,7 @@ STORY_SIZES = {
 
 
 def stats(args: Namespace) -> None:
+    """Count the stories, questions and tokens of a directory."""
     from fastweights.data.babi import statistics
 
     found = statistics(args.directory, args.as_published)
@@ -38,8 +39,7 @@ def stats(args: Namespace) -> None:
 
 
 def generate(args: Namespace) -> None:
-    from rich.progress import track
-
+    """Write generated stories as files."""
     from fastweights.data.babi import SPLITS, parse_babi_tasks
     from fastweights.data.generate import GENERATORS
     from fastweights.data.generate.babi_files import write_files
@@ -49,8 +49,7 @@ def generate(args: Namespace) -> None:
     console = make_console(args.json)
     sizes = {size: value for size in STORY_SIZES if (value := getattr(args, size)) is not None}
     files = write_files(args.out, args.questions, args.seed, tasks, StorySizes(**sizes))
-    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
-    paths = [str(path) for path in track(files, "writing", total=len(tasks) * len(SPLITS), **shown)]
+    paths = [str(path) for path in track(files, "writing", len(tasks) * len(SPLITS), console)]
     if args.json:
         print_json({"files": paths})
     else:
@@ -58,16 +57,14 @@ def generate(args: Namespace) -> None:
 
 
 def compare(args: Namespace) -> None:
-    from rich.progress import track
-
+    """Measure the distance of generated stories from real ones."""
     from fastweights.data.babi import BABI_TASK_NAMES, parse_babi_tasks
     from fastweights.data.compare import compare_directories
 
     tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks else None
     console = make_console(args.json)
-    progress = {"console": console, "transient": True, "disable": not console.is_terminal}
     compared = compare_directories(args.real, args.generated, args.split, tasks)
-    found = dict(track(compared, "comparing", total=len(tasks or BABI_TASK_NAMES), **progress))
+    found = dict(track(compared, "comparing", len(tasks or BABI_TASK_NAMES), console))
     if args.json:
         print_json(
             {

@@ -33,12 +33,14 @@ def walk(args: Namespace) -> None:
     """Let an agent walk a graph."""
     from fastweights import tasks
     from fastweights.analysis.graphs import walk, walk_text
+    from fastweights.models import ActorCritic
     from fastweights.training.trained import load_model
 
     trained = load_model(args.path, args.overrides, trust=args.trust)
-    if not isinstance(trained.assembly.task, tasks.GraphRL):
+    model, task = trained.model, trained.assembly.task
+    if not isinstance(task, tasks.GraphRL) or not isinstance(model, ActorCritic):
         raise UserError(f"{args.path} is no agent on graphs; choose another run.")
-    found = walk(trained.model, trained.assembly.task, args.split, args.graph, args.seed)
+    found = walk(model, task, args.split, args.graph, args.seed)
     if args.json:
         print_json(found)
     else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastweights.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
 
 
 def print_json(value: Any) -> None:
@@ -24,6 +27,13 @@ def make_console(quiet: bool) -> Console:
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a window
     return console
+
+
+def track(items: Iterable[T], label: str, total: int, console: Console) -> Iterable[T]:
+    """The items, with a progress bar on a terminal."""
+    from rich.progress import track
+
+    return track(items, label, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def set_threads(threads: int | None) -> None:

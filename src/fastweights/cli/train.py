@@ -30,7 +30,7 @@ def train(args: Namespace) -> int:
 def _train(group: Group, args: Namespace) -> int:
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver
-    from fastweights.training.loop import Interrupted, Observer, Trainer, run_config
+    from fastweights.training.loop import Interrupted, Trainer, run_config
     from fastweights.training.runs import RunFolder
 
     set_threads(args.threads)
@@ -45,7 +45,7 @@ def _train(group: Group, args: Namespace) -> int:
         run = RunFolder.create(out, run_config(assembly, data)) if group.is_first else RunFolder(out)
     console = make_console(args.json)
     with ExitStack() as stack:
-        observer = Observer()
+        observer = None
         if group.is_first:  # the others are silent and write nothing
             stack.enter_context(run)
             observer = stack.enter_context(ProgressObserver(console))
@@ -59,7 +59,7 @@ def _train(group: Group, args: Namespace) -> int:
         try:
             metrics = trainer.train()
         except Interrupted:
-            if group.is_first:
+            if observer is not None:
                 observer.stop()
                 console.print(
                     f"Stopped after step {trainer.step}, all saved. Resume with: fastweights train --resume --out {out}"

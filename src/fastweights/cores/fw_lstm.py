@@ -24,7 +24,45 @@ class FWLSTMState(NamedTuple):
     memory: Tensor
 
 
-class LayerNormLSTM(Core):
+class _LayerNormCell(Core):
+    """Weights and recurrence of the LSTM with layer-normalised gates and cell; a subclass has the state."""
+
+    input_weight: nn.Parameter
+    recurrent_weight: nn.Parameter
+    input_bias: nn.Parameter
+    recurrent_bias: nn.Parameter
+
+    def __init__(self, input_size: int, hidden_size: Size = 50, *, backend: str = "auto"):
+        super().__init__()
+        self.input_size, self.output_size, self.backend = input_size, hidden_size, backend
+        gates, bound = 4 * hidden_size, 1 / math.sqrt(hidden_size)
+        shapes = {
+            "input_weight": (gates, input_size),
+            "recurrent_weight": (gates, hidden_size),
+            "input_bias": (gates,),
+            "recurrent_bias": (gates,),
+        }
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+        self.gates_norm, self.cell_norm = nn.LayerNorm(gates), nn.LayerNorm(hidden_size)
+
+    def input_projection(self, x: Tensor) -> Tensor:
+        """The gates' input `[…, 4·H]` from x `[…, input_size]` and the biases."""
+        return linear(x, self.input_weight, self.input_bias + self.recurrent_bias)
+
+    def _recurrence(
+        self, x: Tensor | ProjectedTokens, state: tuple[Tensor, ...] | None, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Project x and run the recurrent part, with fast weights where the state has them."""
+        gates = look_up(*x) if isinstance(x, ProjectedTokens) else self.input_projection(x)
+        hidden, cell, *memory = self.initial_state(gates.shape[0]) if state is None else state
+        norms = (self.gates_norm.weight, self.gates_norm.bias, self.cell_norm.weight, self.cell_norm.bias)
+        return fast_weight_lstm(
+            gates, self.recurrent_weight, *norms, hidden, cell, *memory, backend=self.backend, **options
+        )
+
+
+class LayerNormLSTM(_LayerNormCell):
     """An LSTM with layer-normalised gates and cell: FW-LSTM's cell without the fast weights.
 
     >>> y, state = LayerNormLSTM(10, hidden_size=16)(torch.randn(2, 5, 10))
@@ -41,27 +79,9 @@ class LayerNormLSTM(Core):
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
 
-    def __init__(self, input_size: int, hidden_size: Size = 50, *, backend: str = "auto"):
-        super().__init__()
-        self.input_size, self.output_size, self.backend = input_size, hidden_size, backend
-        gates, bound = 4 * hidden_size, 1 / math.sqrt(hidden_size)
-        shapes = {
-            "input_weight": (gates, input_size),
-            "recurrent_weight": (gates, hidden_size),
-            "input_bias": (gates,),
-            "recurrent_bias": (gates,),
-        }
-        for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
-        self.gates_norm, self.cell_norm = nn.LayerNorm(gates), nn.LayerNorm(hidden_size)
-
     def initial_state(self, batch_size: int) -> LSTMState:
         zeros = self.input_bias.new_zeros(batch_size, self.output_size)
         return LSTMState(zeros, zeros.clone())
-
-    def input_projection(self, x: Tensor) -> Tensor:
-        """The gates' input `[…, 4·H]` from x `[…, input_size]` and the biases."""
-        return linear(x, self.input_weight, self.input_bias + self.recurrent_bias)
 
     def forward(
         self,
@@ -73,20 +93,11 @@ class LayerNormLSTM(Core):
         resets: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState]:
         """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
-        y, hidden, cell, _ = self.recurrence(x, state, mask=mask, resets=resets)
+        y, hidden, cell, _ = self._recurrence(x, state, mask=mask, resets=resets)
         return y, LSTMState(hidden, cell)
 
-    def recurrence(
-        self, x: Tensor | ProjectedTokens, state: tuple[Tensor, ...] | None, **options: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Project x and run the recurrent part, with fast weights where the state has them."""
-        gates = look_up(*x) if isinstance(x, ProjectedTokens) else self.input_projection(x)
-        state = self.initial_state(gates.shape[0]) if state is None else state
-        norms = (self.gates_norm.weight, self.gates_norm.bias, self.cell_norm.weight, self.cell_norm.bias)
-        return fast_weight_lstm(gates, self.recurrent_weight, *norms, *state, backend=self.backend, **options)
 
-
-class FastWeightLSTM(LayerNormLSTM):
+class FastWeightLSTM(_LayerNormCell):
     """An LSTM whose candidate adds the read-out A_t g_t of the fast weights (equations: `ops.fw_lstm`).
 
     >>> y, state = FastWeightLSTM(10, hidden_size=16)(torch.randn(2, 5, 10))
@@ -115,7 +126,8 @@ class FastWeightLSTM(LayerNormLSTM):
 
     def initial_state(self, batch_size: int) -> FWLSTMState:
         H = self.output_size
-        return FWLSTMState(*super().initial_state(batch_size), self.input_bias.new_zeros(batch_size, H, H))
+        zeros = self.input_bias.new_zeros(batch_size, H)
+        return FWLSTMState(zeros, zeros.clone(), zeros.new_zeros(batch_size, H, H))
 
     def forward(
         self,
@@ -128,5 +140,6 @@ class FastWeightLSTM(LayerNormLSTM):
     ) -> tuple[Tensor, FWLSTMState]:
         """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
         options = {"decay": self.decay, "rate": self.rate, "mask": mask, "resets": resets}
-        y, *state = self.recurrence(x, state, **options)
-        return y, FWLSTMState(*state)
+        y, hidden, cell, memory = self._recurrence(x, state, **options)
+        assert memory is not None  # the state has fast weights
+        return y, FWLSTMState(hidden, cell, memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,9 @@ class FastWeightRNN(Core):
         backend: which implementation of the recurrence runs; see `fastweights doctor`.
     """
 
+    input_bias: nn.Parameter | None
+    recurrent_bias: nn.Parameter | None
+
     def __init__(
         self,
         input_size: int,
@@ -55,7 +58,7 @@ class FastWeightRNN(Core):
     ):
         super().__init__()
         self.input_size, self.output_size = input_size, hidden_size
-        self.options = {"decay": decay, "rate": rate, "inner_steps": inner_steps, "backend": backend}
+        self.options: dict[str, Any] = {"decay": decay, "rate": rate, "inner_steps": inner_steps, "backend": backend}
         bound = 1 / math.sqrt(hidden_size)
         self.input_weight = nn.Parameter(torch.empty(hidden_size, input_size).uniform_(-bound, bound))
         self.recurrent_weight = nn.Parameter(0.05 * torch.eye(hidden_size))
@@ -70,7 +73,9 @@ class FastWeightRNN(Core):
 
     def input_projection(self, x: Tensor) -> Tensor:
         """The input `[…, H]` of the recurrent part from x `[…, input_size]` and the biases."""
-        bias = None if self.input_bias is None else self.input_bias + self.recurrent_bias
+        bias = None
+        if self.input_bias is not None and self.recurrent_bias is not None:
+            bias = self.input_bias + self.recurrent_bias
         return linear(x, self.input_weight, bias)
 
     def forward(
@@ -86,5 +91,5 @@ class FastWeightRNN(Core):
         inputs = look_up(*x) if isinstance(x, ProjectedTokens) else self.input_projection(x)
         state = self.initial_state(inputs.shape[0]) if state is None else state
         weights = (self.recurrent_weight, self.norm.weight, self.norm.bias)
-        y, *state = fast_weight_rnn(inputs, *weights, *state, mask=mask, resets=resets, **self.options)
-        return y, FWRNNState(*state)
+        y, hidden, memory = fast_weight_rnn(inputs, *weights, *state, mask=mask, resets=resets, **self.options)
+        return y, FWRNNState(hidden, memory)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from fastweights.cores.contract import Core, ProjectedTokens, batch_size_of
-from fastweights.specs import Probability, Size
 from fastweights.ops.lstm import lstm
+from fastweights.specs import Probability, Size
 
 
 class LSTMState(NamedTuple):
@@ -140,9 +141,14 @@ class LSTMStack(Core):
         super().__init__()
         self.input_size, self.output_size = input_size, hidden_size
         self.residual, self.layer_dropout = residual, layer_dropout
-        options = {"forget_bias": forget_bias, "recurrent_dropout": recurrent_dropout, "backend": backend}
+        options: dict[str, Any] = {
+            "forget_bias": forget_bias,
+            "recurrent_dropout": recurrent_dropout,
+            "backend": backend,
+        }
         sizes = [input_size, *[hidden_size] * (num_layers - 1)]
-        self.layers = nn.ModuleList(LSTM(size, hidden_size, **options) for size in sizes)
+        layers = nn.ModuleList(LSTM(size, hidden_size, **options) for size in sizes)
+        self.layers: Sequence[LSTM] = layers  # type: ignore[assignment]  # torch's types forget those of a list's modules
 
     def initial_state(self, batch_size: int) -> StackState:
         states = [layer.initial_state(batch_size) for layer in self.layers]
@@ -163,7 +169,8 @@ class LSTMStack(Core):
     ) -> tuple[Tensor, StackState]:
         """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
         hidden, cell = self.initial_state(batch_size_of(x)) if state is None else state
-        y, new_states = x, []
+        y: Any = x
+        new_states = []
         for index, layer in enumerate(self.layers):
             x = dropout(y, self.layer_dropout, self.training) if index else y
             y, new_state = layer(x, LSTMState(hidden[:, index], cell[:, index]), mask=mask, resets=resets)

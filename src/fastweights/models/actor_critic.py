@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fastweights import cores
 from fastweights.cores.contract import Core, CoreSpec, Losses, call_core
+from fastweights.models.contract import Model
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Model):
     """Map observations to a policy and a value with any core (the paper's section 4.2).
 
     >>> from fastweights.cores import FastWeightMemory

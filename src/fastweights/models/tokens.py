@@ -10,10 +10,11 @@ from torch.nn.functional import dropout
 
 from fastweights import cores
 from fastweights.cores.contract import Core, CoreSpec, Losses, ProjectedTokens, call_core, select_positions
+from fastweights.models.contract import Model
 from fastweights.specs import Probability, Size
 
 
-class TokenModel(nn.Module):
+class TokenModel(Model):
     """Predict the next token with any core (the paper's section 3.1: embedding, core, softmax without bias).
 
     >>> from fastweights.cores import FastWeightMemory
@@ -44,7 +45,7 @@ class TokenModel(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, core.input_size)  # N(0, 1)
         self.core = core
         if head_size is None:
-            self.head = nn.Identity()
+            self.head: nn.Module = nn.Identity()
             self.softmax = nn.Linear(core.output_size, vocabulary_size, bias=False)
             nn.init.xavier_normal_(self.softmax.weight)
         else:

@@ -11,4 +11,6 @@ from fastweights.specs import Registry
 
 __all__ = ["A2C", "OBJECTIVES", "Answers", "LanguageModel", "Metric", "NextToken", "Objective", "Step", "Sums"]
 
-OBJECTIVES = Registry("objective", Objective, {"answers": Answers, "language-model": LanguageModel, "a2c": A2C})
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective", Objective, {"answers": Answers, "language-model": LanguageModel, "a2c": A2C}
+)

@@ -7,11 +7,11 @@ the fused ops run; a core for which the two differ is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastweights import specs
 from fastweights.cores import Core, Losses
@@ -30,7 +30,7 @@ EVALUATION_SEED = 0x5EED  # the same episodes in every evaluation
 
 
 class Episode(NamedTuple):
-    """Observations `[B, T, D]`, actions and rewards `[B, T]`; mask `[B, T]` is False behind an episode's end, or None."""
+    """Observations `[B, T, D]`, actions and rewards `[B, T]`; mask `[B, T]`, False behind an episode's end, or None."""
 
     observations: Tensor
     actions: Tensor
@@ -114,7 +114,7 @@ class EpisodeSeeds:
         self._next = state["next"]
 
 
-class A2C(Objective):
+class A2C(Objective[EnvironmentTask, Spaces, ActorCritic]):
     """Policy gradient with a learned value as the baseline, on whole episodes from the initial state.
 
     Args:
@@ -129,7 +129,7 @@ class A2C(Objective):
     summary = (headline,)
     unit = "environment_steps"
     data_parallel = False
-    model_builder = staticmethod(actor_critic)
+    model_builder: ClassVar[Callable[..., ActorCritic]] = staticmethod(actor_critic)
 
     def __init__(self, *, discount: Fraction = 0.9, value_weight: float = 0.1, entropy_weight: float = 0.03):
         self.discount, self.value_weight, self.entropy_weight = discount, value_weight, entropy_weight
@@ -139,11 +139,11 @@ class A2C(Objective):
         super().check_core(task, core)
         if not core.is_exact(task.steps):
             raise UserError(
-                f"{type(core).__name__} gives other results for an episode of {task.steps} steps in one call than step by "
-                "step, so A2C cannot train it; choose a core with exact state consistency, or a longer memory."
+                f"{type(core).__name__} does not give the same in one call on an episode of {task.steps} steps as step "
+                "by step, so A2C cannot train it; choose a core with exact state consistency, or a longer memory."
             )
 
-    def build_model(self, options: Mapping[str, Any], interface: Spaces) -> nn.Module:
+    def build_model(self, options: Mapping[str, Any], interface: Spaces) -> ActorCritic:
         return specs.call("model", self.model_builder, options, interface.observation_size, interface.num_actions)
 
     def example(self, interface: Spaces) -> Tensor:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from fastweights.cores import Core
 from fastweights.distributed import Group
 from fastweights.errors import UserError
+from fastweights.models import Model
 from fastweights.tasks import Interface, Source, Task
+
+TaskT = TypeVar("TaskT", bound=Task)
+InterfaceT = TypeVar("InterfaceT", bound=Interface)
+ModelT = TypeVar("ModelT", bound=Model)
 
 BAR = 20  # characters of a full bar in a table
 
@@ -85,7 +91,8 @@ class Sums:
         self.values = {name: torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
 
 
-class Step(NamedTuple):
+@dataclass
+class Step:
     """The result of a training step before the gradient.
 
     loss is the scalar to minimise; state is carried to the next step, or None; sums are additive statistics; count is
@@ -101,8 +108,8 @@ class Step(NamedTuple):
     lr_scale: float = 1.0
 
 
-class Objective(ABC):
-    """The base of all objectives."""
+class Objective(ABC, Generic[TaskT, InterfaceT, ModelT]):
+    """The base of all objectives, by the types of its tasks, of their interface and of its models."""
 
     task_type: ClassVar[type[Task]]
     """The tasks on which it can be trained."""
@@ -116,14 +123,14 @@ class Objective(ABC):
     """The unit of a step's count."""
     data_parallel: ClassVar[bool] = True
     """Whether several processes can train together."""
-    model_builder: ClassVar[Callable[..., nn.Module]]
+    model_builder: ClassVar[Callable[..., Model]]
     """Builds a model from what the interface gives and the options under `model` in a recipe."""
 
     def check_task(self, task: Task) -> None:
         """Refuse a task of another kind.
 
         Raises:
-            UserError: saying which kind it must be.
+            UserError: naming the kind that the objective needs.
         """
         if not isinstance(task, self.task_type):
             raise UserError(
@@ -131,11 +138,11 @@ class Objective(ABC):
                 f"{type(task).__name__} does not; leave objective out of the recipe for the task's own."
             )
 
-    def check_core(self, task: Any, core: Core) -> None:
-        """Refuse a core that lacks something.
+    def check_core(self, task: TaskT, core: Core) -> None:
+        """Refuse a core that does not fit.
 
         Raises:
-            UserError: saying what it lacks.
+            UserError: saying what is missing.
         """
         for name in task.required_arguments:
             if name not in core.supported_arguments:
@@ -145,7 +152,7 @@ class Objective(ABC):
                 )
 
     @abstractmethod
-    def build_model(self, options: Mapping[str, Any], interface: Interface) -> nn.Module:
+    def build_model(self, options: Mapping[str, Any], interface: InterfaceT) -> ModelT:
         """Build a model from a recipe's `model` part, with the sizes of the interface.
 
         Raises:
@@ -153,18 +160,18 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def example(self, interface: Interface) -> Tensor:
+    def example(self, interface: InterfaceT) -> Tensor:
         """The smallest input of a model: one row, one step."""
 
     @abstractmethod
-    def source(self, task: Any, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:
+    def source(self, task: TaskT, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:
         """The items of training.
 
         Raises:
             UserError: where files are missing.
         """
 
-    def check_data(self, task: Any, data: str | None) -> None:
+    def check_data(self, task: TaskT, data: str | None) -> None:
         """Refuse missing files before a run begins.
 
         Raises:
@@ -173,7 +180,7 @@ class Objective(ABC):
         self.source(task, data, 1, 0)
 
     @abstractmethod
-    def step(self, model: nn.Module, task: Any, item: Any, state: Any, group: Group) -> Step:
+    def step(self, model: ModelT, task: TaskT, item: Any, state: Any, group: Group) -> Step:
         """The loss and the statistics of one item, on the group's device."""
 
     @abstractmethod
@@ -183,8 +190,8 @@ class Objective(ABC):
     @abstractmethod
     def evaluate(
         self,
-        model: nn.Module,
-        task: Any,
+        model: ModelT,
+        task: TaskT,
         data: str | None,
         split: str,
         batch_size: int,
@@ -209,16 +216,16 @@ class Objective(ABC):
             UserError: where the split does not exist or an argument has no meaning for the objective.
         """
 
-    def validate(self, model: nn.Module, task: Any, data: str | None, batch_size: int, state: Any) -> dict[str, Any]:
+    def validate(self, model: ModelT, task: TaskT, data: str | None, batch_size: int, state: Any) -> dict[str, Any]:
         """The evaluation in training: of the split "valid"."""
         return self.evaluate(model, task, data, "valid", batch_size, state)
 
-    def evaluation_counts(self, task: Any, data: str | None, split: str) -> dict[str, int]:
+    def evaluation_counts(self, task: TaskT, data: str | None, split: str) -> dict[str, int]:
         """The size of a split; its units under the name of `unit`, where it is known."""
         return {}
 
     @abstractmethod
-    def table(self, metrics: Mapping[str, Any], task: Any) -> list[list[str]]:
+    def table(self, metrics: Mapping[str, Any], task: TaskT) -> list[list[str]]:
         """An evaluation as the lines of a table for people, headings first."""
 
     def summarize(self, metrics: Mapping[str, Any]) -> str:

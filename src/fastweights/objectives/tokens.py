@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastweights import specs
@@ -14,19 +14,19 @@ from fastweights.cores.contract import Losses, map_state
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.distributed import Group
 from fastweights.errors import UserError
-from fastweights.models import token_model
+from fastweights.models import Model, token_model
 from fastweights.objectives.contract import Objective, Step, Sums
 from fastweights.tasks import Batch, SequenceTask, Source
 
 
-class NextToken(Objective):
+class NextToken(Objective[SequenceTask, Vocabulary, Model]):
     """Cross-entropy of the next token, by truncated BPTT over segments; a subclass says what is measured."""
 
     task_type = SequenceTask
     unit = "tokens"
     model_builder = staticmethod(token_model)
 
-    def build_model(self, options: Mapping[str, Any], interface: Vocabulary) -> nn.Module:
+    def build_model(self, options: Mapping[str, Any], interface: Vocabulary) -> Model:
         return specs.call("model", self.model_builder, options, len(interface))
 
     def example(self, interface: Vocabulary) -> Tensor:
@@ -49,7 +49,7 @@ class NextToken(Objective):
             "tokens": batch.mask.sum(),
         }
 
-    def step(self, model: nn.Module, task: SequenceTask, item: Batch, state: Any, group: Group) -> Step:
+    def step(self, model: Model, task: SequenceTask, item: Batch, state: Any, group: Group) -> Step:
         batch = item.to(group.device)
         added = Losses()
         logits, state = model(
@@ -69,7 +69,7 @@ class NextToken(Objective):
     @torch.no_grad()
     def evaluate(
         self,
-        model: nn.Module,
+        model: Model,
         task: SequenceTask,
         data: str | None,
         split: str,

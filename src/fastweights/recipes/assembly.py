@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from fastweights import specs, tasks
 from fastweights.cores import CORES, Core, state_size
 from fastweights.errors import UserError
+from fastweights.models import Model
 from fastweights.objectives import OBJECTIVES, Objective
 from fastweights.recipes.options import Recipe
 from fastweights.tasks import Interface, Task
@@ -24,7 +24,7 @@ class Assembly(NamedTuple):
     task: Task
     objective: Objective
     interface: Interface
-    model: nn.Module
+    model: Model
 
 
 def assemble(recipe: Recipe, data: str | None = None, interface: Interface | None = None) -> Assembly:
@@ -71,7 +71,7 @@ def load_interface(values: Mapping[str, Any]) -> Interface:
     return interface_from_dict(dict(values["interface"]))
 
 
-def model_size(model: nn.Module) -> tuple[int, int]:
+def model_size(model: Model) -> tuple[int, int]:
     """The number of a model's weights, and of the elements in one row's state."""
     return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
 

@@ -74,6 +74,7 @@ class CatBabi(SequenceTask):
     def training_batches(
         self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
     ) -> StoryBatches:
+        source: GeneratedStories | ShuffledStories
         if data is None:
             source = GeneratedStories(self.babi_tasks, seed, self._weights(), self.held_out, self.sizes)
         else:

@@ -65,7 +65,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        moved: list[Any] = [x.to(device) if isinstance(x, Tensor) else x for x in self]
+        return Batch(*moved)
 
 
 class Source(Protocol):

@@ -31,6 +31,9 @@ class GymnasiumTask(EnvironmentTask):
         environments = self.environments("train", 1)
         observations, actions = environments.single_observation_space, environments.single_action_space
         environments.close()
+        from gymnasium import spaces
+
+        assert observations.shape is not None and isinstance(actions, spaces.Discrete)  # as `make` gives them
         return Spaces(observations.shape[0], int(actions.n))
 
     def describe(self, data: str | None = None) -> str:

@@ -206,6 +206,7 @@ class SequenceBatches:
         return Batch(inputs, targets, answer_mask, mask, answer_mask, groups)
 
     def _order_of(self, epoch: int) -> np.ndarray:
+        assert self._seed is not None  # without a seed, each sequence once and in order
         return np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self._count)
 
     def state_dict(self) -> dict[str, Any]:

@@ -192,7 +192,8 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         """Evaluate in the first process, while the others wait; save the best model; decide on early stopping."""
-        metrics, is_best = {}, False
+        metrics: dict[str, Any] = {}
+        is_best = False
         with self.optimization.evaluation_weights():
             if self.group.is_first:
                 metrics, is_best = self._validate_here()
@@ -376,7 +377,7 @@ def _deferred_signals() -> Iterator[_Stop]:
             raise KeyboardInterrupt
         stop.requested = True
 
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, request)

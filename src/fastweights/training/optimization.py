@@ -58,14 +58,14 @@ class Optimization:
     def __init__(self, model: nn.Module, options: TrainingOptions):
         self.options = options
         self.names = [name for name, _ in model.named_parameters()]
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         self.optimizer = self._build(options.optimizer)
         self.average: list[Tensor] | None = None
         self.averaged_steps = 0
         self.validations_since_best = 0
 
     def _build(self, spec: Mapping[str, Any] | str) -> torch.optim.Optimizer:
-        settings = {"type": spec} if isinstance(spec, str) else dict(spec)
+        settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec)
         if "lr" in settings:
             raise UserError("training.optimizer has lr; set training.learning_rate instead.")
         known = specs.options_of(OPTIMIZERS.find(settings.get("type")), skip=1)

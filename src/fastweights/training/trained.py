@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from fastweights import recipes, specs
 from fastweights.cores.contract import map_state, state_from_dict
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
+from fastweights.models import Model
 from fastweights.recipes import Assembly
 from fastweights.training import checkpoint
 from fastweights.training.runs import RunFolder
@@ -20,7 +19,7 @@ from fastweights.training.runs import RunFolder
 class TrainedModel(NamedTuple):
     """A model in eval mode, its state at the end of training (one row, or None), its metadata and its recipe's parts."""
 
-    model: nn.Module
+    model: Model
     state: Any
     metadata: dict[str, Any]
     assembly: Assembly
