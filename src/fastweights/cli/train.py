@@ -31,6 +31,7 @@ def _train(group: Group, args: Namespace) -> int:
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver
     from fastweights.training.loop import Interrupted, Observer, Trainer
+    from fastweights.training.optimization import Optimization
 
     set_threads(args.threads)
     if args.recipe is None and not (args.resume and args.out):
@@ -40,6 +41,7 @@ def _train(group: Group, args: Namespace) -> int:
     recipe, data, run = _resumed_run(args, out) if args.resume else _new_recipe(args)
     assembly = recipes.assemble(recipe, data)
     if run is None:
+        Optimization(assembly.model, recipe.training)  # its options are refused before there is a run folder
         assembly.objective.check_data(assembly.task, data)
         run = _create(group, out, assembly, data)
     console = make_console(args.json)
