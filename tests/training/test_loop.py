@@ -1,4 +1,4 @@
-"""The training loop: early stopping, precision, accumulation, saves, and what it does when numbers or the disk run out."""
+"""The training loop: early stopping, precision, saves, and what it does when numbers or the disk run out."""
 
 import errno
 import math
@@ -6,7 +6,6 @@ import os
 
 import pytest
 import torch
-from trainings import GRAPHS, SEQUENCES, STORIES, assert_resumes, assert_same_run, records, resumed
 
 from fastweights import cli, load_model, recipes
 from fastweights.cores.contract import tensors_of
@@ -15,6 +14,7 @@ from fastweights.recipes.options import EarlyStopping
 from fastweights.training import checkpoint
 from fastweights.training.loop import Observer
 from fastweights.training.runs import RunFolder
+from trainings import GRAPHS, SEQUENCES, STORIES, assert_resumes, assert_same_run, records, resumed
 
 
 @pytest.fixture
@@ -168,7 +168,9 @@ def test_resuming_from_a_best_checkpoint_is_refused(begin):
 def test_the_best_checkpoint_is_that_of_the_best_headline_metric(begin):
     trainer = begin("--training.steps=12", "--training.learning_rate=0.05")
     trainer.train()
-    found = {record["step"]: record["valid"]["answer_accuracy"] for record in trainer.run.records() if "valid" in record}
+    found = {
+        record["step"]: record["valid"]["answer_accuracy"] for record in trainer.run.records() if "valid" in record
+    }
     best = checkpoint.read_metadata(trainer.run.best)
     assert found[best["step"]] == max(found.values()) == best["valid"]["answer_accuracy"]
     assert best["step"] == min(step for step, value in found.items() if value == max(found.values()))

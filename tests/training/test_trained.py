@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from trainings import GRAPHS, SEQUENCES, STORIES
 
 from fastweights import load_model
 from fastweights.cores import map_state
 from fastweights.cores.contract import tensors_of
 from fastweights.errors import UserError
 from fastweights.training import checkpoint
+from trainings import GRAPHS, SEQUENCES, STORIES
 
 
 @pytest.fixture
