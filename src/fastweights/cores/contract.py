@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Core(nn.Module, ABC):
     """The base of all cores; a new one sets the sizes and implements `initial_state` and `forward`."""
 
     state_consistency: Literal["exact", "segmented"] = "exact"
-    supported_arguments: ClassVar[frozenset[str]] = frozenset()
+    supported_arguments: frozenset[str] = frozenset()
     input_size: int
     output_size: int
 

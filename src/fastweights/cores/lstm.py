@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from fastweights.cores.contract import Core, ProjectedTokens, batch_size_of
-from fastweights.specs import Probability, Size
 from fastweights.ops.lstm import lstm
+from fastweights.specs import Probability, Size
 
 
 class LSTMState(NamedTuple):

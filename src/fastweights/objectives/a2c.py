@@ -30,7 +30,7 @@ EVALUATION_SEED = 0x5EED  # the same episodes in every evaluation
 
 
 class Episode(NamedTuple):
-    """Observations `[B, T, D]`, actions and rewards `[B, T]`; mask `[B, T]` is False behind an episode's end, or None."""
+    """Observations `[B, T, D]`, actions and rewards `[B, T]`; mask `[B, T]`, False behind an episode's end, or None."""
 
     observations: Tensor
     actions: Tensor
@@ -139,8 +139,8 @@ class A2C(Objective):
         super().check(task, model)
         if not model.core.is_exact(task.steps):
             raise UserError(
-                f"{type(model.core).__name__} does not give the same in one call on an episode of {task.steps} steps as "
-                "step by step, so A2C cannot train it; choose a core with exact state, or a longer memory."
+                f"{type(model.core).__name__} does not give the same in one call on an episode of {task.steps} steps "
+                "as step by step, so A2C cannot train it; choose a core with exact state, or a longer memory."
             )
 
     def build_model(self, options: Mapping[str, Any], interface: Spaces) -> nn.Module:
