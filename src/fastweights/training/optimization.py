@@ -67,7 +67,7 @@ class Optimization:
         self.validations_since_best = 0
 
     def _build(self, spec: Mapping[str, Any] | str) -> torch.optim.Optimizer:
-        settings = {"type": spec} if isinstance(spec, str) else dict(spec)
+        settings = {"type": spec} if isinstance(spec, str) else {"type": "adam", **spec}
         if "lr" in settings:
             raise UserError("training.optimizer has lr; set training.learning_rate instead.")
         known = specs.options_of(OPTIMIZERS.find(settings.get("type")), skip=1)
