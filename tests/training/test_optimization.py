@@ -256,7 +256,7 @@ def test_weight_decay_shrinks_the_weights():
         ({"type": "adam", "lr": 0.1}, "training.optimizer has lr; set training.learning_rate instead."),
         ({"type": "adam", "epz": 0.1}, 'The optimizer "adam" has no option "epz"; did you mean "eps"? It has: '),
         ({"type": "sgdd"}, 'There is no optimizer "sgdd"; did you mean "sgd"? Set its type to one of: '),
-        ({"momentum": 0.9}, 'There is no optimizer "None"'),
+        ({"momentum": 0.9}, 'The optimizer "adam" has no option "momentum"'),  # without a type
         ({"type": "sgd", "momentum": -1.0}, 'The optimizer "sgd" cannot be built: Invalid momentum value: -1.0.'),
         ({"type": "sgd", "momentum": "much"}, "momentum of the optimizer \"sgd\" is 'much'; it must be a valid number"),
         ({"type": "lbfgs"}, 'There is no optimizer "lbfgs"'),
