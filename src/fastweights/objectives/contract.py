@@ -127,8 +127,8 @@ class Objective(ABC):
         """
         if not isinstance(task, self.task_type):
             raise UserError(
-                f"The objective {type(self).__name__} needs a {self.task_type.__name__}, and {type(task).__name__} is "
-                "none; leave objective out of the recipe for the task's own."
+                f"The objective {type(self).__name__} is for tasks of the kind {self.task_type.__name__}, and "
+                f"{type(task).__name__} is none; leave objective out of the recipe for the task's own."
             )
         core = model.core
         for name in task.required_arguments:

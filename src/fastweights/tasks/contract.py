@@ -108,8 +108,8 @@ class Task(ABC):
         own = self.prepare(None)
         if own != interface:
             raise UserError(
-                f"The model was trained with {describe(interface)}, and the task has {describe(own)}; set the task as in "
-                "training, or choose another checkpoint."
+                f"The model was trained with {describe(interface)}, and the task has {describe(own)}; set the task as "
+                "in training, or choose another checkpoint."
             )
 
     @abstractmethod
