@@ -302,7 +302,7 @@ def test_evaluate_on_the_command_line(run, capsys):
     [
         (
             ["--task.places=4"],
-            "size 12 and 2 actions, and the task has observations of size 14 and 2 actions; set the task as in training",
+            "size 12 and 2 actions, and the task has observations of size 14 and 2 actions; set the task as in",
         ),
         (["--task.places=4", "--task.actions=1"], "there is no graph of 4 places and 1 actions"),
         (["--task.steps=0"], 'steps of the task "graph-rl" is 0; it must be greater than or equal to 1'),
