@@ -64,7 +64,7 @@ class LearnedStart(Core):
 
 
 class Window(Core):
-    """A mean over the last steps of a segment, at most so many: step by step it sees less, unless `memory` holds them."""
+    """A sum over a segment and `memory` steps before it: step by step it sees less, but in a short sequence."""
 
     state_consistency = "segmented"
 

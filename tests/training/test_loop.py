@@ -1,4 +1,4 @@
-"""The training loop: early stopping, precision, accumulation, saves, and what it does when numbers or the disk run out."""
+"""The training loop: early stopping, precision, saves, and what it does when numbers or the disk run out."""
 
 import errno
 import math
@@ -6,7 +6,6 @@ import os
 
 import pytest
 import torch
-from trainings import GRAPHS, SEQUENCES, STORIES, assert_resumes, assert_same_run, records, resumed
 
 from fastweights import cli, load_model, recipes
 from fastweights.cores.contract import tensors_of
@@ -15,6 +14,7 @@ from fastweights.recipes.options import EarlyStopping
 from fastweights.training import checkpoint
 from fastweights.training.loop import Observer
 from fastweights.training.runs import RunFolder
+from trainings import GRAPHS, SEQUENCES, STORIES, assert_resumes, assert_same_run, records, resumed
 
 
 @pytest.fixture

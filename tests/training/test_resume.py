@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastweights import cli
+from fastweights import cli, load_model
 from fastweights.data.babi import Question
 from fastweights.data.generate import generate_story
 from fastweights.training import checkpoint
 from fastweights.training.display import ProgressObserver
-from fastweights.training.loop import load_model
 from fastweights.training.runs import RunFolder
+from trainings import assert_same_run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 
@@ -29,8 +29,8 @@ TINY = (
     "--model.core.hidden_size=8",
     "--task.segment_length=20",
     "--task.validation_stories=2",
-    "--training.rows=2",
-    "--training.evaluation_rows=2",
+    "--training.batch_size=2",
+    "--training.eval_batch_size=2",
     f"--training.steps={STEPS}",
     "--training.report_every=3",
     "--training.evaluate_every=7",
@@ -44,27 +44,38 @@ KINDS = {
         "--task.pairs=2",
         "--task.examples=11",
         "--task.validation_examples=5",
-        "--training.rows=3",
-        "--training.evaluation_rows=2",
+        "--training.batch_size=3",
+        "--training.eval_batch_size=2",
         f"--training.steps={STEPS}",
         "--training.report_every=3",
         "--training.evaluate_every=7",
     ),
-    "fwm, generated stories": ("catbabi-qa/fwm", *TINY, "--model.core.memory_size=4", "--tasks=1,2"),
-    "lstm with dropout": ("catbabi-qa/lstm", *TINY, "--tasks=1,6"),
+    "fwm, generated stories": ("catbabi-qa/fwm", *TINY, "--model.core.memory_size=4", "--babi-tasks=1,2"),
+    "lstm with dropout": ("catbabi-qa/lstm", *TINY, "--babi-tasks=1,6"),
     "agent": (
         "graph-rl/fwm",
         "--model.core.slow={type: lstm, hidden_size: 16}",
         "--model.core.memory_size=4",
         "--task.steps=5",
         "--task.graphs=20",
-        "--training.rows=4",
+        "--training.batch_size=4",
         *TINY[-4:],
     ),
-    "fwm, files": ("catbabi-lm/fwm", *TINY, "--model.core.memory_size=4", "--tasks=1,6", "--data=stories"),
+    "language model, nt-asgd": (
+        "catbabi-lm/fwm",
+        "--objective.type=language-model",
+        *TINY,
+        "--model.core.memory_size=4",
+        "--babi-tasks=1,2",
+        "--training.accumulate=2",
+        "--training.save_every=5",
+        "--training.learning_rate=0.05",  # so high that validations get worse at times
+        "--training.average={patience: 1, optimizer: {type: sgd, momentum: 0.9}, learning_rate: 0.1}",
+    ),
+    "fwm, files": ("catbabi-lm/fwm", *TINY, "--model.core.memory_size=4", "--babi-tasks=1,6", "--data=stories"),
 }
 FORKS = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-FORKS.set_forkserver_preload(["jsonargparse", "torch._dynamo", "fastweights.cli", "fastweights.training.supervised"])
+FORKS.set_forkserver_preload(["torch._dynamo", "fastweights.cli", "fastweights.training.trained"])
 
 
 def write_stories(folder: Path, split: str, tasks: tuple[int, ...], count: int) -> None:
@@ -188,15 +199,7 @@ def uninterrupted(place):
 
 
 def assert_same(run: Path, whole: Path) -> None:
-    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    for name in ("last.safetensors", "best.safetensors"):
-        tensors, metadata = checkpoint.load(run / name)
-        expected_tensors, expected_metadata = checkpoint.load(whole / name)
-        assert metadata == expected_metadata
-        assert tensors.keys() == expected_tensors.keys()
-        for key, tensor in tensors.items():
-            assert torch.equal(tensor, expected_tensors[key]), f"{key} in {name}"
-    assert not list(run.glob(".*.partial"))
+    assert_same_run(RunFolder.open(run), RunFolder.open(whole))
 
 
 def test_the_runs_compared_here_are_worth_comparing(place, uninterrupted):
@@ -210,6 +213,8 @@ def test_the_runs_compared_here_are_worth_comparing(place, uninterrupted):
         assert len(set(losses)) == len(losses)
     metadata = checkpoint.read_metadata(uninterrupted("fwm, files") / "last.safetensors")
     assert metadata["cursor"]["next"] > 2 * metadata["cursor"]["epoch_length"]
+    metadata = checkpoint.read_metadata(uninterrupted("language model, nt-asgd") / "last.safetensors")
+    assert 2 < metadata["optimization"]["averaged_steps"] < STEPS - 7  # the optimizer changed in the middle
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -244,7 +249,7 @@ def test_an_interrupted_run_leaves_the_same(place, uninterrupted, kind, sabotage
         arguments = ["--resume"]
         if code == 130:
             assert ended == 130
-            assert f"Go on with: fastweights train --resume --out {out}" in log(place)
+            assert f"Resume with: fastweights train --resume --out {out}" in log(place)
     assert train(place, "--resume", f"--out={out}") == 0, log(place)
     assert_same(place / out, whole)
 

@@ -6,15 +6,18 @@ import xml.etree.ElementTree
 
 import pytest
 
-from fastweights import cli, recipes, training
+from fastweights import cli, load_model, recipes
 from fastweights.analysis import report
 from fastweights.errors import UserError
-from fastweights.training import sweep
+from fastweights.objectives import Answers
+from fastweights.training import checkpoint, sweep
+from fastweights.training.loop import Trainer
 from fastweights.training.runs import RunFolder
+from trainings import GRAPHS, STORIES
 
 SMALL = [
     "--training.steps=4",
-    "--training.rows=2",
+    "--training.batch_size=2",
     "--training.evaluate_every=2",
     "--task.examples=8",
     "--task.validation_examples=4",
@@ -45,7 +48,7 @@ def test_every_combination_has_a_run(folder):
     settings = ("pairs=10,seed=0", "pairs=10,seed=1", "pairs=2,seed=0", "pairs=2,seed=1")
     assert paths == [f"{name}/{setting}" for name in sorted(NAMES) for setting in settings]
     run = RunFolder.open(folder / "art/lstm/pairs=2,seed=1")
-    recipe = recipes.load(None, run.read_config()["recipe"])
+    recipe = recipes.load(run.read_config()["recipe"])
     assert (recipe.task["pairs"], recipe.training.seed, recipe.training.steps) == (2, 1, 4)
     assert [record["step"] for record in run.records() if "valid" in record] == [2, 4]
     tested = json.loads((run.path / "test.json").read_text())
@@ -65,14 +68,14 @@ def test_a_run_that_was_cut_goes_on_to_the_same_end(folder, tmp_path, monkeypatc
     class Cut(Exception):
         pass
 
-    update = training.supervised.Trainer.update
+    optimizer_step = Trainer.optimizer_step
 
     def cut(self):
         if self.step == 3:
             raise Cut
-        return update(self)
+        return optimizer_step(self)
 
-    monkeypatch.setattr(training.supervised.Trainer, "update", cut)
+    monkeypatch.setattr(Trainer, "optimizer_step", cut)
     with pytest.raises(Cut):
         outcomes(tmp_path / "cut", capsys)
     monkeypatch.undo()
@@ -103,12 +106,77 @@ def test_a_folder_with_other_settings_is_refused(folder, capsys):
     assert len(found["failed"]) == 8
 
 
-def test_training_that_is_good_enough_is_finished(tmp_path, capsys):
-    found = outcomes(tmp_path / "good", capsys, "--training.stop_at_accuracy=1e-9", "--task.values=1")
-    again = outcomes(tmp_path / "good", capsys, "--training.stop_at_accuracy=1e-9", "--task.values=1")
+@pytest.mark.parametrize("stopping", ["target=0", "patience=1"])
+def test_training_that_stopped_early_is_done(tmp_path, capsys, stopping):
+    settings = (f"--training.early_stopping.{stopping}", "--task.values=1", "--test", "--training.steps=6")
+    found = outcomes(tmp_path / "good", capsys, *settings)
+    again = outcomes(tmp_path / "good", capsys, *settings)
     assert len(found["made"]) == len(again["done"]) == 8
-    records = RunFolder.open(tmp_path / "good/art/lstm/pairs=2,seed=0").records()
-    assert records[-1]["step"] < 4 or records[-1]["valid"]["answer_accuracy"] < 1e-9
+    path = tmp_path / "good/art/lstm/pairs=2,seed=0"
+    records = RunFolder.open(path).records()
+    assert records[-1]["step"] < 6 or records[-1]["valid"]["answer_accuracy"] < 0
+    ended = [RunFolder.open(config.parent).records()[-1]["step"] for config in path.parents[2].rglob("config.yaml")]
+    assert min(ended) < 6
+    assert any(checkpoint.read_metadata(last)["stopped_early"] for last in path.parents[2].rglob("last.safetensors"))
+
+
+def test_a_sweep_of_agents_is_tested_once_and_reported(tmp_path, capsys):
+    folder = tmp_path / "agents"
+    command = ["sweep", "graph-rl/fwm", "--over=training.seed=0,1", f"--out={folder}", "--test", *GRAPHS, "--json"]
+    found = []
+    for _ in range(2):
+        assert cli.main(command) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert len(found[0]["made"]) == len(found[1]["done"]) == 2 and not found[1]["made"]
+    tests = []
+    for seed in range(2):
+        run = RunFolder.open(folder / f"graph-rl/fwm/seed={seed}")
+        tested = json.loads((run.path / "test.json").read_text())
+        assert tested["split"] == "test" and tested["episodes"] == 8
+        model, _, metadata, assembly = load_model(run.best)
+        assert tested["step"] == metadata["step"]
+        again = assembly.objective.evaluate(model, assembly.task, None, "test", 8)
+        assert tested["return"] == again["return"]
+        tests.append(tested["return"])
+    (row,) = report.collect(folder)
+    best = [max(r["valid"]["return"] for r in run_records(folder, seed)) for seed in range(2)]
+    assert row.metric.name == "return" and row.seeds == ["0", "1"]
+    assert row.validation.mean == pytest.approx(sum(best) / 2)
+    assert row.test.mean == pytest.approx(sum(tests) / 2)
+    assert cli.main(["report", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "validation return" in shown and row.test.show(row.metric) in shown
+
+
+def run_records(folder, seed):
+    records = RunFolder.open(folder / f"graph-rl/fwm/seed={seed}").records()
+    return [record for record in records if "valid" in record]
+
+
+def test_a_run_that_is_not_tested_yet_is_tested_without_training(folder, tmp_path, capsys, monkeypatch):
+    """The sweep was made without --test, and is repeated with it."""
+    out = tmp_path / "untested"
+    assert len(outcomes(out, capsys)["made"]) == 8
+    assert len(outcomes(out, capsys)["done"]) == 8
+    monkeypatch.setattr(Trainer, "optimizer_step", None)
+    assert len(outcomes(out, capsys, "--test")["made"]) == 8
+    one = "art/lstm/pairs=2,seed=0/test.json"
+    assert (out / one).read_bytes() == (folder / one).read_bytes()
+    assert len(outcomes(out, capsys, "--test")["done"]) == 8
+
+
+def test_a_report_of_language_models_has_their_lowest_perplexity(tmp_path, capsys):
+    folder = tmp_path / "words"
+    command = ["sweep", "catbabi-lm/fwm", "--objective.type=language-model", f"--out={folder}", *STORIES, "--test"]
+    assert cli.main(command) == 0
+    (row,) = report.collect(folder)
+    run = RunFolder.open(folder / "catbabi-lm/fwm/run")
+    assert row.metric.name == "perplexity"
+    assert row.validation.mean == min(record["valid"]["perplexity"] for record in run.records() if "valid" in record)
+    assert row.test.mean == json.loads((run.path / "test.json").read_text())["perplexity"]
+    capsys.readouterr()
+    assert cli.main(["report", str(folder)]) == 0
+    assert "validation perplexity" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -143,13 +211,14 @@ def test_rows_are_means_over_seeds(folder):
     accuracies = []
     for seed in row.seeds:
         records = RunFolder.open(folder / f"art/fw-lstm/pairs=2,seed={seed}").records()
-        best = min((record["valid"] for record in records if "valid" in record), key=lambda valid: valid["loss"])
-        accuracies.append(best["answer_accuracy"])
+        accuracies.append(max(record["valid"]["answer_accuracy"] for record in records if "valid" in record))
     one, other = accuracies
     assert row.validation.mean == pytest.approx((one + other) / 2)
     assert row.validation.deviation == pytest.approx(abs(one - other) / 2**0.5)
     assert row.test is not None
-    assert str(report.Spread(0.5, 0.015)) == "50.0% ± 1.5%" and str(report.Spread(0.5, None)) == "50.0%"
+    assert row.metric == Answers.headline
+    assert report.Spread(0.5, 0.015).show(row.metric) == "50.00% ± 1.50%"
+    assert report.Spread(0.5, None).show(row.metric) == "50.00%"
 
 
 def test_a_table_and_figures(folder, tmp_path, capsys):
@@ -157,7 +226,7 @@ def test_a_table_and_figures(folder, tmp_path, capsys):
     assert cli.main(["report", str(folder), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     text = (tmp_path / "made.md").read_text()
-    assert text.splitlines()[0] == "| recipe | pairs | seeds | validation | test | steps | minutes |"
+    assert text.splitlines()[0] == "| recipe | pairs | seeds | validation answers | test | steps | minutes |"
     assert len(text.splitlines()) == 2 + 4
     for name in NAMES:
         assert name in shown and name in text
@@ -166,7 +235,7 @@ def test_a_table_and_figures(folder, tmp_path, capsys):
     assert drawing.tag.endswith("svg")
     assert cli.main(["report", str(folder), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert rows[0].keys() == {"recipe", "settings", "seeds", "validation", "test", "steps", "minutes"}
+    assert rows[0].keys() == {"recipe", "metric", "settings", "seeds", "validation", "test", "steps", "minutes"}
 
 
 def test_a_curve_stays_where_a_run_stopped():

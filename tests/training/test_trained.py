@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from trainings import GRAPHS, SEQUENCES, STORIES
 
 from fastweights import load_model
 from fastweights.cores import map_state
 from fastweights.cores.contract import tensors_of
 from fastweights.errors import UserError
 from fastweights.training import checkpoint
+from trainings import GRAPHS, SEQUENCES, STORIES
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_other_settings_of_the_task_are_taken_and_others_refused(begin):
     assert load_model(trainer.run.path, ["--task.distractors=2"]).assembly.task.setting.distractors == 2
     with pytest.raises(UserError, match=r"leave --training\.steps=9 out"):
         load_model(trainer.run.path, ["--training.steps=9"])
-    with pytest.raises(UserError, match="trained with a vocabulary of 180 tokens; the task has a vocabulary of 200"):
+    with pytest.raises(UserError, match="with a vocabulary of 180 tokens, and the task has a vocabulary of 200"):
         load_model(trainer.run.path, ["--task.as_published=true"])
 
 

@@ -21,11 +21,13 @@ def sweep(args: Namespace) -> int:
     from fastweights.training import sweep as sweeps
     from fastweights.training.display import ProgressObserver
     from fastweights.training.loop import Interrupted
+    from fastweights.training.optimization import Optimization
 
     set_threads(args.threads)
     points = sweeps.points(args.recipes, args.over, args.overrides)
     for point in points:
-        recipes.assemble(point.recipe, args.data)
+        assembly = recipes.assemble(point.recipe, args.data)
+        Optimization(assembly.model, point.recipe.training)  # its options are refused before there is a run folder
     console = make_console(args.json)
     outcomes: dict[str, list[str]] = {"made": [], "done": [], "in use": [], "failed": []}
 

@@ -31,6 +31,7 @@ def _train(group: Group, args: Namespace) -> int:
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver
     from fastweights.training.loop import Interrupted, Trainer, run_config
+    from fastweights.training.optimization import Optimization
     from fastweights.training.runs import RunFolder
 
     set_threads(args.threads)
@@ -41,6 +42,7 @@ def _train(group: Group, args: Namespace) -> int:
     recipe, data, run = _resumed_run(args, out) if args.resume else _new_recipe(args)
     assembly = recipes.assemble(recipe, data)
     if run is None:
+        Optimization(assembly.model, recipe.training)  # its options are refused before there is a run folder
         assembly.objective.check_data(assembly.task, data)
         run = RunFolder.create(out, run_config(assembly, data)) if group.is_first else RunFolder(out)
     console = make_console(args.json)

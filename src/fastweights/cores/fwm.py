@@ -86,7 +86,8 @@ class FastWeightMemory(Core):
         super().__init__()
         self.slow = LSTM(input_size, hidden_size, backend=backend) if slow is None else as_core(slow, input_size)
         self.state_consistency = self.slow.state_consistency
-        self.supported_arguments = self.supported_arguments - ({"mask", "resets"} - self.slow.supported_arguments)
+        unsupported = {"mask", "resets"} - self.slow.supported_arguments
+        self.supported_arguments = type(self).supported_arguments - unsupported
         if self.slow.input_size != input_size:
             raise ValueError(f"the slow core reads inputs of size {self.slow.input_size}, not {input_size}")
         hidden_size = self.slow.output_size

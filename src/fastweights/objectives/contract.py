@@ -68,6 +68,7 @@ class Sums:
             if old.ndim and len(old) != len(value):
                 size = max(len(old), len(value))
                 old, value = pad(old, (0, size - len(old))), pad(value, (0, size - len(value)))
+            old = old.to(value.device)  # restored sums, and those of several processes, are on the CPU
             self.values[name] = (old if decay == 1.0 else old * decay) + value
 
     def all_reduce(self, group: Group) -> Sums:

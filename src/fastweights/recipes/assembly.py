@@ -12,7 +12,7 @@ from fastweights.cores import CORES, Core, state_size
 from fastweights.errors import UserError
 from fastweights.models import Model
 from fastweights.objectives import OBJECTIVES, Objective
-from fastweights.recipes.options import Recipe
+from fastweights.recipes.options import Recipe, Spec
 from fastweights.tasks import Interface, Task
 from fastweights.tasks.contract import interface_from_dict
 
@@ -50,7 +50,7 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
 
 def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Assembly:
     task = tasks.build(recipe.task)
-    objective = OBJECTIVES.build(task.objective if recipe.objective is None else recipe.objective)
+    objective = OBJECTIVES.build(_objective_spec(recipe, task))
     objective.check_task(task)
     if interface is None:
         interface = task.prepare(data)
@@ -60,6 +60,12 @@ def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Ass
     model = objective.build_model(recipe.model, interface)
     objective.check_core(task, model.core)
     return Assembly(recipe, task, objective, interface, model)
+
+
+def _objective_spec(recipe: Recipe, task: Task | type[Task]) -> Spec:
+    """The objective of a recipe; options without a type are those of the task's own."""
+    options = {} if recipe.objective is None else recipe.objective
+    return options if isinstance(options, str) else {"type": task.objective, **options}
 
 
 def load_interface(values: Mapping[str, Any]) -> Interface:
@@ -94,6 +100,6 @@ def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:
         return spec if isinstance(spec, str) else spec.get("type")
 
     task = tasks.TASKS.find(name(recipe.task))
-    objective = OBJECTIVES.find(name(task.objective if recipe.objective is None else recipe.objective))
+    objective = OBJECTIVES.find(name(_objective_spec(recipe, task)))
     default = specs.options_of(objective.model_builder)["core"].default
     return task, objective, CORES.find(name(recipe.model.get("core", default)))

@@ -47,7 +47,7 @@ class TrainingOptions:
     batch_size: Size = 32
     """Batch size: rows of a batch, or environments of a rollout."""
     optimizer: Spec = field(default_factory=lambda: {"type": "adam"})
-    """Optimizer of torch.optim in lower case, with its own options, for example {type: adamw, weight_decay: 0.01}."""
+    """Optimizer of torch.optim in lower case (by default adam) and its options, for example {type: adamw, eps: 1e-7}."""
     learning_rate: Positive = 1e-3
     """Learning rate, at its highest."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -85,7 +85,7 @@ class Recipe:
     task: Spec = field(default_factory=lambda: {"type": "catbabi"})
     """The task's type and options, for example --task.babi_tasks 1,2,4-20."""
     objective: Spec | None = None
-    """The objective's type and options; null for the task's own."""
+    """The objective's type and options, for example --objective.discount 0.95; without a type, the task's own."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """The model's options, for example --model.embedding_size 128 or --model.core.memory_size 16."""
     training: TrainingOptions = field(default_factory=TrainingOptions)

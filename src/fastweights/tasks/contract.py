@@ -49,9 +49,9 @@ def interface_from_dict(values: dict[str, Any]) -> Interface:
 class Batch(NamedTuple):
     """One segment of every row, all `[B, T]`.
 
-    inputs and targets are tokens; loss_mask is True where the loss looks, mask is False at padding, answer_mask is True
-    at answers (within loss_mask), groups holds the number of each token's group, by which metrics are split, and resets,
-    where given, is True where a row starts from the initial state. lr_scale multiplies the step's learning rate.
+    inputs and targets are tokens. loss_mask is True at positions of the loss, mask False at padding, answer_mask True at
+    answers (within loss_mask), resets, where given, True where a row starts from the initial state. groups holds the
+    number of each token's group, by which metrics are split. lr_scale multiplies the learning rate of the step.
     """
 
     inputs: Tensor
@@ -108,7 +108,10 @@ class Task(ABC):
         """
         own = self.prepare(None)
         if own != interface:
-            raise UserError(f"The model was trained with {describe(interface)}; the task has {describe(own)}.")
+            raise UserError(
+                f"The model was trained with {describe(interface)}, and the task has {describe(own)}; set the task as "
+                "in training, or choose another checkpoint."
+            )
 
     @abstractmethod
     def describe(self, data: str | None) -> str:

@@ -111,8 +111,8 @@ class Retrieval(RetrievalTask):
         form = ARTForm(pairs, queries, keys, values, shortest, longest, keys_first=mode == "mart")
         if segment_length and segment_length < form.length:
             raise ValueError(
-                f"{pairs} pairs, a delay of {longest} and the queries take {form.length} tokens, which do not fit into a "
-                f"segment_length of {segment_length}"
+                f"{pairs} pairs, a delay of {longest} and the queries take {form.length} tokens, which do not fit into "
+                f"a segment_length of {segment_length}"
             )
         splits = {"train": examples, "valid": validation_examples, "test": test_examples}
         super().__init__(form, splits, segment_length or form.length)

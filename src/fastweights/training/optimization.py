@@ -60,18 +60,20 @@ class Optimization:
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters: list[Tensor] = list(model.parameters())
         self.optimizer = self._build(options.optimizer)
+        if options.average is not None and options.average.optimizer is not None:
+            self._build(options.average.optimizer)  # refused now, not in the middle of a training
         self.average: list[Tensor] | None = None
         self.averaged_steps = 0
         self.validations_since_best = 0
 
     def _build(self, spec: Mapping[str, Any] | str) -> torch.optim.Optimizer:
-        settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else dict(spec)
+        settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else {"type": "adam", **spec}
         if "lr" in settings:
             raise UserError("training.optimizer has lr; set training.learning_rate instead.")
         known = specs.options_of(OPTIMIZERS.find(settings.get("type")), skip=1)
         if "lr" in known:
             settings["lr"] = self.options.learning_rate
-        if "fused" in known:
+        if "fused" in known and not (settings.get("foreach") or settings.get("differentiable")):
             settings.setdefault("fused", True)
         return OPTIMIZERS.build(settings, self.parameters)
 
@@ -106,10 +108,11 @@ class Optimization:
             self._start_average()
         assert self.average is not None
         update = get_swa_multi_avg_fn() if options.decay is None else get_ema_multi_avg_fn(options.decay)
-        if self.averaged_steps == 0:
-            torch._foreach_copy_(self.average, self.parameters)
-        else:
-            update(self.average, self.parameters, torch.tensor(self.averaged_steps))
+        with torch.no_grad():
+            if self.averaged_steps == 0:
+                torch._foreach_copy_(self.average, self.parameters)
+            else:
+                update(self.average, self.parameters, torch.tensor(self.averaged_steps))
         self.averaged_steps += 1
 
     def _start_average(self) -> None:
@@ -121,9 +124,10 @@ class Optimization:
         """Start averaging where a recipe's patience has ended without a new best validation."""
         self.validations_since_best = 0 if is_best else self.validations_since_best + 1
         options = self.options.average
-        if options is not None and self.average is None and options.patience is not None:
-            if self.validations_since_best >= options.patience:
-                self._start_average()
+        if options is None or options.patience is None or self.average is not None:
+            return
+        if self.validations_since_best >= options.patience:
+            self._start_average()
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:

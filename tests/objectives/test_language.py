@@ -1,0 +1,100 @@
+"""Language modelling: perplexity and bits from the loss, the best model by the lower perplexity, early stopping."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from fastweights import cli, load_model
+from fastweights.objectives import LanguageModel, Sums
+from fastweights.training import checkpoint
+from trainings import STORIES, assert_resumes, records, resumed
+
+RECIPE = ("catbabi-lm/fwm", *STORIES, "--objective.type=language-model")
+
+
+def validate_as(trainer, values):
+    """Let the validations of a training report these perplexities, one after another."""
+    validate, values = trainer.objective.validate, iter(values)
+    trainer.objective.validate = lambda *arguments: validate(*arguments) | {"perplexity": next(values)}
+
+
+def test_training_learns_and_is_evaluated(trainings):
+    trainer = trainings.begin(*RECIPE, "--training.steps=40", "--training.learning_rate=0.01")
+    trainer.train()
+    losses = [record["loss"] for record in records(trainer, "train")]
+    assert sum(losses[-5:]) < sum(losses[:5]) * 0.8
+    for record in records(trainer, "train"):
+        assert record.keys() == {"loss", "perplexity", "bits_per_token"}
+    for record in records(trainer, "valid"):
+        assert record.keys() == {"loss", "perplexity", "bits_per_token", "tokens"}
+    for record in (*records(trainer, "train"), *records(trainer, "valid")):
+        assert record["perplexity"] == pytest.approx(math.exp(record["loss"]))
+        assert record["bits_per_token"] == pytest.approx(record["loss"] / math.log(2))
+    trained = load_model(trainer.run.path)
+    assert isinstance(trained.assembly.objective, LanguageModel)
+    found = trainer.objective.evaluate(trained.model, trainer.task, None, "valid", 2, trained.state)
+    assert found == trained.metadata["valid"]
+    counts = trainer.objective.evaluation_counts(trainer.task, None, "valid")
+    assert found["tokens"] == counts["tokens"]
+
+
+def test_the_loss_is_the_mean_over_all_tokens(trainings):
+    """By hand, from the logits of one call."""
+    trainer = trainings.begin(*RECIPE, "--task.segment_length=1000")
+    (batch, *rest) = trainer.task.evaluation_batches(None, "valid", 4)
+    assert not rest and torch.equal(batch.loss_mask, batch.mask)
+    logits, _ = trainer.model(batch.inputs, mask=batch.mask)
+    log_probabilities = logits.log_softmax(-1).gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
+    expected = -log_probabilities[batch.mask].double().mean().item()
+    metrics = trainer.objective.evaluate(trainer.model, trainer.task, None, "valid", 4)
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_resuming_is_bit_for_bit(trainings):
+    assert_resumes(trainings, *RECIPE)
+
+
+def test_the_best_model_has_the_lowest_perplexity(trainings):
+    trainer = trainings.begin(*RECIPE, "--training.steps=10")
+    validate_as(trainer, [9.0, 7.0, 8.0, 7.0, 10.0])
+    trainer.train()
+    best = checkpoint.read_metadata(trainer.run.best)
+    assert (best["step"], best["valid"]["perplexity"]) == (4, 7.0)
+    assert checkpoint.read_metadata(trainer.run.last)["best"] == 7.0
+
+
+def test_training_stops_at_a_perplexity_not_above_the_target(trainings):
+    trainer = trainings.begin(*RECIPE, "--training.early_stopping.target=7.5", "--training.steps=50")
+    validate_as(trainer, [9.0, 8.0, 7.5, 1.0])
+    trainer.train()
+    assert trainer.step == 6 and trainer.stopped_early
+    assert resumed(trainer).finished
+
+
+def test_training_stops_where_the_perplexity_falls_no_more(trainings):
+    trainer = trainings.begin(*RECIPE, "--training.early_stopping.patience=2", "--training.steps=50")
+    validate_as(trainer, [9.0, 10.0, 8.0, 8.0, 8.5, 1.0])
+    trainer.train()
+    assert trainer.step == 10 and trainer.stopped_early
+
+
+def test_a_hopeless_model_has_a_finite_perplexity():
+    sums = Sums({"loss": torch.tensor(1e6).double(), "positions": torch.tensor(1.0).double()})
+    metrics = LanguageModel().metrics(sums)
+    assert math.isfinite(metrics["perplexity"]) and metrics["loss"] == 1e6
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", *RECIPE, f"--out={out}", "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["perplexity"] > 1
+    assert cli.main(["evaluate", str(out), "--split=valid", "--batch-size=2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = checkpoint.read_metadata(out / "best.safetensors")
+    assert {key: found[key] for key in best["valid"]} == best["valid"] and found["step"] == best["step"]
+    assert cli.main(["evaluate", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "perplexity" in printed and "bits per token" in printed and f"{found['tokens']:,}" in printed
