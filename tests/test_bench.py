@@ -182,7 +182,7 @@ def test_the_reference_agent_plays_the_same_game():
         torch.nn.init.zeros_(layer.bias)
     environments = task.environments("train", 600)
     with torch.no_grad():
-        alone = episodes.loss_one_by_one(model, episodes.walks_of(environments), 30, objective)
+        alone = episodes.loss_one_by_one(model, episodes.reference_episodes(environments), 30, objective)
         together = episodes.loss_of_rollout(model, environments, 30, objective)
     assert alone.item() == pytest.approx(together.item(), rel=0.1)
 

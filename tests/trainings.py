@@ -41,7 +41,7 @@ SEQUENCES = (
     "--task.test_examples=5",
 )
 GRAPHS = (
-    "--task.places=3",
+    "--task.states=3",
     "--task.actions=2",
     "--task.steps=6",
     "--task.graphs=12",

@@ -122,9 +122,9 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
     [
         (["maps", "600", "--out=maps.png"], "There is no graph 600; they are numbered from 0 to 599"),
         (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written"),
-        (["maps", "--out=maps.png", "--task.places=1"], "there is no graph of 1 places and 3 actions"),
+        (["maps", "--out=maps.png", "--task.states=1"], "there is no graph of 1 states and 3 actions"),
         (["walk", "RUN", "--graph=12"], "There is no graph 12; they are numbered from 0 to 11"),
-        (["walk", "RUN", "--task.places=6"], "made for observations of size 17, and here it is 19"),
+        (["walk", "RUN", "--task.states=6"], "made for observations of size 17, and here it is 19"),
         (["rewards", "nowhere", "--out=rewards.png"], "nowhere holds no run"),
         (["rewards", "words", "--out=rewards.png"], "words is no run of an agent on graphs"),
     ],

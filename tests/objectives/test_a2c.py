@@ -301,10 +301,10 @@ def test_evaluate_on_the_command_line(run, capsys):
     ("arguments", "message"),
     [
         (
-            ["--task.places=4"],
+            ["--task.states=4"],
             "size 12 and 2 actions, and the task has observations of size 14 and 2 actions; set the task as in",
         ),
-        (["--task.places=4", "--task.actions=1"], "there is no graph of 4 places and 1 actions"),
+        (["--task.states=4", "--task.actions=1"], "there is no graph of 4 states and 1 actions"),
         (["--task.steps=0"], 'steps of the task "graph-rl" is 0; it must be greater than or equal to 1'),
         (["--episodes=0"], "--episodes is 0; give at least 1"),
         (["--generated"], "--generated is for token models, and "),
@@ -322,8 +322,8 @@ def test_what_does_not_fit_is_refused_in_evaluation(run, arguments, message, cap
     ("arguments", "message"),
     [
         (["--task.steps=0"], 'steps of the task "graph-rl" is 0; it must be greater than or equal to 1'),
-        (["--task.actions=1"], "there is no graph of 3 places and 1 actions"),
-        (["--task.places=2", "--task.graphs=9"], "there are not enough graphs of 2 places and 2 actions"),
+        (["--task.actions=1"], "there is no graph of 3 states and 1 actions"),
+        (["--task.states=2", "--task.graphs=9"], "there are not enough graphs of 2 states and 2 actions"),
         (["--task.graphs=0"], 'graphs of the task "graph-rl" is 0; it must be greater than or equal to 1'),
         (["--objective.discount=1.5"], 'discount of the objective "a2c" is 1.5; it must be less than or equal to 1'),
         (["--data=."], "makes its own environments; leave --data out"),
@@ -340,7 +340,7 @@ def test_what_cannot_be_trained_is_refused_before_there_is_a_run(arguments, mess
 
 
 def test_without_gymnasium_the_extra_is_named(monkeypatch, task):
-    monkeypatch.setitem(__import__("sys").modules, "fastweights.environments.walks", None)
+    monkeypatch.setitem(__import__("sys").modules, "fastweights.environments.graph_env", None)
     with pytest.raises(UserError, match=r"install it with: pip install 'fastweights\[rl\]'"):
         task.environments("train", 2)
 
