@@ -112,7 +112,7 @@ def test_the_length_of_the_chunks_does_not_matter(chunk_size):
     inputs = [x.detach() for x in some_inputs(2, 200, 8, 8, 8, 2, dtype=torch.float32)]
     inputs[-1] = inputs[-1].flatten(1, 2)
     masks = some_masks(2, 200).values()
-    y, memory = fwm_cpu.compiled(*inputs, *masks, "product", chunk_size)
+    y, memory = fwm_cpu.compiled(*inputs, *masks, "product", chunk=chunk_size)
     expected, expected_memory = fwm_cpu.compiled(*inputs, *masks, "product")
     assert_near(y, expected)
     assert_near(memory, expected_memory)
@@ -259,7 +259,7 @@ def test_custom_operators_keep_torchs_rules(masked):
     inputs = some_inputs(B, T, 8, 8, 8, 2, dtype=torch.float32)
     inputs[-1] = inputs[-1].detach().flatten(1, 2).requires_grad_()
     mask = list(some_masks(B, T).values()) if masked else [None] * 3
-    torch.library.opcheck(torch.ops.fastweights.fwm_cpu, (*inputs, *mask, 16, True))
+    torch.library.opcheck(torch.ops.fastweights.fwm_cpu, (*inputs, *mask, "product", 16, True))
 
 
 def test_a_whole_model_compiles_as_one_graph():
