@@ -3,16 +3,16 @@
 
 #define DECLARE(isa)                        \
   namespace isa {                           \
-  void lstm_forward(const LSTMArguments&);  \
-  void lstm_backward(const LSTMArguments&); \
-  void gather_backward(const GatherArguments&); \
-  void fwm_forward(const FWMArguments&);    \
-  void fwm_backward(const FWMArguments&);   \
-  void fwm_step(const FWMStepArguments&);   \
-  void fw_lstm_forward(const FWLSTMArguments&);  \
-  void fw_lstm_backward(const FWLSTMArguments&); \
-  void fw_rnn_forward(const FWRNNArguments&);   \
-  void fw_rnn_backward(const FWRNNArguments&);  \
+  int lstm_forward(const LSTMArguments&); \
+  int lstm_backward(const LSTMArguments&); \
+  int gather_backward(const GatherArguments&); \
+  int fwm_forward(const FWMArguments&); \
+  int fwm_backward(const FWMArguments&); \
+  int fwm_step(const FWMStepArguments&); \
+  int fw_lstm_forward(const FWLSTMArguments&); \
+  int fw_lstm_backward(const FWLSTMArguments&); \
+  int fw_rnn_forward(const FWRNNArguments&); \
+  int fw_rnn_backward(const FWRNNArguments&); \
   }
 
 DECLARE(fastweights_baseline)
@@ -21,9 +21,9 @@ DECLARE(fastweights_avx2)
 DECLARE(fastweights_avx512)
 #define CALL(function, isa, a)                            \
   switch (isa) {                                          \
-    case 2: return fastweights_avx512::function(*a);      \
-    case 1: return fastweights_avx2::function(*a);        \
-    default: return fastweights_baseline::function(*a);   \
+    case 2: return fastweights_avx512::function(*a); \
+    case 1: return fastweights_avx2::function(*a); \
+    default: return fastweights_baseline::function(*a); \
   }
 #else
 #define CALL(function, isa, a) return fastweights_baseline::function(*a)
@@ -43,14 +43,25 @@ int fastweights_best() {
   return 0;
 }
 
-void fastweights_lstm_forward(const LSTMArguments* a, int isa) { CALL(lstm_forward, isa, a); }
-void fastweights_lstm_backward(const LSTMArguments* a, int isa) { CALL(lstm_backward, isa, a); }
-void fastweights_gather_backward(const GatherArguments* a, int isa) { CALL(gather_backward, isa, a); }
-void fastweights_fwm_forward(const FWMArguments* a, int isa) { CALL(fwm_forward, isa, a); }
-void fastweights_fwm_backward(const FWMArguments* a, int isa) { CALL(fwm_backward, isa, a); }
-void fastweights_fwm_step(const FWMStepArguments* a, int isa) { CALL(fwm_step, isa, a); }
-void fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_forward, isa, a); }
-void fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }
-void fastweights_fw_rnn_forward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_forward, isa, a); }
-void fastweights_fw_rnn_backward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_backward, isa, a); }
+// What ops/cpu.py must have the same of, in the order of INTERFACE there; returns how many numbers these are.
+int fastweights_interface(int64_t* values) {
+  const int64_t all[] = {
+      INTERFACE_VERSION, WIDEST_VECTOR, MOST_HOPS, int64_t(LAYER_NORM_EPSILON * 1e9 + 0.5),
+      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments),
+      sizeof(FWLSTMArguments), sizeof(FWRNNArguments),
+  };
+  for (int64_t value : all) *values++ = value;
+  return sizeof(all) / sizeof(*all);
+}
+
+int fastweights_lstm_forward(const LSTMArguments* a, int isa) { CALL(lstm_forward, isa, a); }
+int fastweights_lstm_backward(const LSTMArguments* a, int isa) { CALL(lstm_backward, isa, a); }
+int fastweights_gather_backward(const GatherArguments* a, int isa) { CALL(gather_backward, isa, a); }
+int fastweights_fwm_forward(const FWMArguments* a, int isa) { CALL(fwm_forward, isa, a); }
+int fastweights_fwm_backward(const FWMArguments* a, int isa) { CALL(fwm_backward, isa, a); }
+int fastweights_fwm_step(const FWMStepArguments* a, int isa) { CALL(fwm_step, isa, a); }
+int fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_forward, isa, a); }
+int fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }
+int fastweights_fw_rnn_forward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_forward, isa, a); }
+int fastweights_fw_rnn_backward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_backward, isa, a); }
 }

@@ -46,7 +46,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
         for (int r = 0; r < rows; ++r) {
           const int64_t b = first + r;
           if (row(b).reset(t)) zero(h + r * P, P), zero(c + r * P, P);
-          pad(a.before + at(b, t) * 4 * P, a.gate_inputs + b * a.input_row + t * a.input_step, H, P, 4);
+          pad(a.before + at(b, t) * 4 * P, a.gate_inputs + b * a.gate_inputs_row + t * a.gate_inputs_step, H, P, 4);
         }
         packed_product<true>(rows, 4 * P, H, h, P, weight, a.before + at(first, t) * 4 * P, 4 * P);
         for (int r = 0; r < rows; ++r) {
@@ -210,14 +210,16 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
 
 }  // namespace
 
-void fw_lstm_forward(const FWLSTMArguments& a) {
+int fw_lstm_forward(const FWLSTMArguments& a) {
   FWLSTM op(a, true);
   for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.forward(first, rows); });
+  return DONE;
 }
 
-void fw_lstm_backward(const FWLSTMArguments& a) {
+int fw_lstm_backward(const FWLSTMArguments& a) {
   FWLSTM op(a, false);
   for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.backward(first, rows); });
+  return DONE;
 }
 
 }  // namespace FW_ISA

@@ -43,7 +43,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
         for (int r = 0; r < rows; ++r) {
           const int64_t b = first + r;
           if (row(b).reset(t)) zero(h + r * P, P);
-          pad(boundary + r * P, a.inputs + b * a.input_row + t * a.input_step, H, P);
+          pad(boundary + r * P, a.inputs + b * a.inputs_row + t * a.inputs_step, H, P);
         }
         packed_product<true>(rows, P, H, h, P, weight, boundary, P);
         for (int r = 0; r < rows; ++r) {
@@ -178,14 +178,16 @@ struct FWRNN : Recurrence<FWRNNArguments> {
 
 }  // namespace
 
-void fw_rnn_forward(const FWRNNArguments& a) {
+int fw_rnn_forward(const FWRNNArguments& a) {
   FWRNN op(a, true);
   for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.forward(first, rows); });
+  return DONE;
 }
 
-void fw_rnn_backward(const FWRNNArguments& a) {
+int fw_rnn_backward(const FWRNNArguments& a) {
   FWRNN op(a, false);
   for_blocks_of_rows(a.B, a.threads, op.rows_at_once(), [&](int64_t first, int rows) { op.backward(first, rows); });
+  return DONE;
 }
 
 }  // namespace FW_ISA

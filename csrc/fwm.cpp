@@ -10,7 +10,7 @@ namespace FW_ISA {
 
 namespace {
 
-constexpr float EPSILON = 1e-5f;  // of the layer norm
+constexpr float EPSILON = LAYER_NORM_EPSILON;
 
 constexpr int padded(int steps) { return (steps + WIDTH - 1) / WIDTH * WIDTH; }
 
@@ -663,7 +663,7 @@ struct Row {
     return phi;
   }
 
-  static constexpr int MOST_HOPS = 16, FEW = 8;
+  static constexpr int FEW = 8;
 };
 
 // One step of a memory kept as its writes: F = sum_j left[j] (k1_j (x) k2_j) (x) written_j. Each read of a chain waits
@@ -755,17 +755,18 @@ struct Step {
 };
 
 template <int D>
-void run_step(const FWMStepArguments& a) {
+int run_step(const FWMStepArguments& a) {
   constexpr int ROWS = Step<D>::ROWS;
   const int64_t blocks = (a.B + ROWS - 1) / ROWS;
   const int threads = larger(1, smaller(int(a.threads), int(blocks)));
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t block = 0; block < blocks; ++block)
     Step<D>{a}.run(block * ROWS, smaller(ROWS, int(a.B - block * ROWS)));
+  return DONE;
 }
 
 template <bool BACKWARD, int D>
-void run(const FWMArguments& a) {
+int run(const FWMArguments& a) {
   const int threads = larger(1, smaller(int(a.threads), int(a.B)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t b = 0; b < a.B; ++b) {
@@ -775,26 +776,30 @@ void run(const FWMArguments& a) {
     else
       row.forward();
   }
+  return DONE;
 }
 
 template <bool BACKWARD>
-void run_size(const FWMArguments& a) {
+int run_size(const FWMArguments& a) {
+  if (a.hops > MOST_HOPS) return UNSUPPORTED_SIZE;
   switch (a.d) {
     case 8: return run<BACKWARD, 8>(a);
     case 16: return run<BACKWARD, 16>(a);
     case 32: return run<BACKWARD, 32>(a);
+    default: return UNSUPPORTED_SIZE;
   }
 }
 
 }  // namespace
 
-void fwm_forward(const FWMArguments& a) { run_size<false>(a); }
-void fwm_backward(const FWMArguments& a) { run_size<true>(a); }
-void fwm_step(const FWMStepArguments& a) {
+int fwm_forward(const FWMArguments& a) { return run_size<false>(a); }
+int fwm_backward(const FWMArguments& a) { return run_size<true>(a); }
+int fwm_step(const FWMStepArguments& a) {
   switch (a.d) {
     case 8: return run_step<8>(a);
     case 16: return run_step<16>(a);
     case 32: return run_step<32>(a);
+    default: return UNSUPPORTED_SIZE;
   }
 }
 

@@ -3,13 +3,22 @@
 
 #include <cstdint>
 
+// What the two sides of the interface agree on: `fastweights_interface` gives it, ops/cpu.py compares it.
+constexpr int INTERFACE_VERSION = 2;  // raise it with every change of these structures or of their meaning
+constexpr int WIDEST_VECTOR = 16;     // rows of floats are padded to whole ones, with every instruction set
+constexpr int MOST_HOPS = 16;         // in a chain of reads of the fast weight memory
+constexpr double LAYER_NORM_EPSILON = 1e-5;
+
+// What every kernel returns; it writes nothing where a size is not supported.
+constexpr int DONE = 0, UNSUPPORTED_SIZE = 1;
+
 extern "C" {
 
 // All tensors are float32; sizes count elements, *_row and *_step are strides over rows and over time.
 struct LSTMArguments {
   int64_t B, T, H, threads;
   const float* gate_inputs;  // [B, T, 4 H], or a table [V, 4 H] whose rows the tokens [B, T] choose
-  int64_t input_row, input_step;
+  int64_t gate_inputs_row, gate_inputs_step;
   const int64_t* tokens;
   int64_t tokens_row, tokens_step;
   const float *weight, *hidden, *cell;  // [4 H, H], [B, H], [B, H]
@@ -47,7 +56,7 @@ struct FWMArguments {
 
 // One step of a memory kept as the writes that it is a sum of, in place.
 struct FWMStepArguments {
-  int64_t B, d, hops, threads, count, capacity;  // count: of the writes so far; capacity: a multiple of 16
+  int64_t B, d, hops, threads, count, capacity;  // count: of the writes so far; capacity: a multiple of WIDEST_VECTOR
   const float *k1, *k2, *v, *beta, *n, *e;       // [B, d], [B], [B, hops, d], each row in one piece
   int64_t k1_row, k2_row, v_row, beta_row, n_row, e_row;
   float *first_keys, *second_keys;               // [B, d, capacity]
@@ -55,12 +64,12 @@ struct FWMStepArguments {
   float* outputs;                                // [B, d]
 };
 
-// Sizes P are H padded to a multiple of 16; K is T where values are kept for the gradient, else 1; N is T or the chunk.
+// Sizes P are H padded to whole vectors; K is T where values are kept for the gradient, else 1; N is T or the chunk.
 struct FWLSTMArguments {
   int64_t B, T, H, chunk, threads, keep;
   double decay, rate;
   const float* gate_inputs;  // [B, T, 4 H]
-  int64_t input_row, input_step;
+  int64_t gate_inputs_row, gate_inputs_step;
   const float *weight, *gates_gain, *gates_bias, *cell_gain, *cell_bias;  // [4 H, H], [4 H], [4 H], [H], [H]
   const float *hidden, *cell, *memory;                                    // [B, H], [B, H], [B, H, H] or null
   const bool *mask, *resets;                                             // [B, T], or null
@@ -77,7 +86,7 @@ struct FWRNNArguments {
   int64_t B, T, H, chunk, threads, keep, inner_steps;
   double decay, rate;
   const float* inputs;  // [B, T, H]
-  int64_t input_row, input_step;
+  int64_t inputs_row, inputs_step;
   const float *weight, *gain, *bias;          // [H, H], [H], [H]
   const float *hidden, *memory;               // [B, H], [B, H, H]
   const bool *mask, *resets;                 // [B, T], or null

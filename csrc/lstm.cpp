@@ -29,8 +29,8 @@ struct Rows {
   float *hidden, *cell;  // [count][H]
 
   const float* gate_input(int64_t b, int t) const {
-    if (a.tokens) return a.gate_inputs + a.tokens[b * a.tokens_row + t * a.tokens_step] * a.input_row;
-    return a.gate_inputs + b * a.input_row + t * a.input_step;
+    if (a.tokens) return a.gate_inputs + a.tokens[b * a.tokens_row + t * a.tokens_step] * a.gate_inputs_row;
+    return a.gate_inputs + b * a.gate_inputs_row + t * a.gate_inputs_step;
   }
   bool passes(int64_t b, int t) const { return !a.mask || a.mask[b * T + t]; }
   bool reset(int64_t b, int t) const { return a.resets && a.resets[b * T + t]; }
@@ -180,7 +180,8 @@ void for_threads(const LSTMArguments& a, F&& run) {
 
 }  // namespace
 
-void lstm_forward(const LSTMArguments& a) {
+int lstm_forward(const LSTMArguments& a) {
+  if (a.H % WIDEST_VECTOR) return UNSUPPORTED_SIZE;
   const int H = int(a.H);
   float* packed = aligned_floats(std::size_t(4) * H * H);
   pack_forward(a.weight, H, packed);
@@ -194,9 +195,11 @@ void lstm_forward(const LSTMArguments& a) {
     std::memcpy(a.last_cell + first * H, rows.cell, sizeof(float) * count * H);
   });
   std::free(packed);
+  return DONE;
 }
 
-void lstm_backward(const LSTMArguments& a) {
+int lstm_backward(const LSTMArguments& a) {
+  if (a.H % WIDEST_VECTOR) return UNSUPPORTED_SIZE;
   const int H = int(a.H), wide = (H > 2 * WIDTH ? 4 : 2) * WIDTH;
   float* packed = aligned_floats(std::size_t(4) * H * ((H + wide - 1) / wide * wide));
   pack_backward(a.weight, H, wide, packed);
@@ -206,10 +209,11 @@ void lstm_backward(const LSTMArguments& a) {
     (H > 2 * WIDTH ? backward_rows<4> : backward_rows<2>)(rows, packed, a.d_hidden + first * H, a.d_cell + first * H);
   });
   std::free(packed);
+  return DONE;
 }
 
 // d_table[token] += d_gate_inputs, for every position in the order of time; each thread has columns of its own.
-void gather_backward(const GatherArguments& a) {
+int gather_backward(const GatherArguments& a) {
   const int threads = larger(1, smaller(int(a.threads), int(a.columns) / WIDTH));
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int i = 0; i < threads; ++i) {
@@ -221,6 +225,7 @@ void gather_backward(const GatherArguments& a) {
       for (int64_t c = first; c < last; c += WIDTH) store<WIDTH>(to + c, load<WIDTH>(to + c) + load<WIDTH>(from + c));
     }
   }
+  return DONE;
 }
 
 }  // namespace FW_ISA

@@ -9,11 +9,10 @@ namespace FW_ISA {
 
 namespace {
 
-constexpr int PADDED_TO = 16;  // the widest vector: what is kept for the gradient has one layout everywhere
 constexpr int ROWS_AT_ONCE = 24;  // at most
-constexpr float EPSILON = 1e-5f;
+constexpr float EPSILON = LAYER_NORM_EPSILON;
 
-constexpr int padded(int size) { return (size + PADDED_TO - 1) / PADDED_TO * PADDED_TO; }
+constexpr int padded(int size) { return (size + WIDEST_VECTOR - 1) / WIDEST_VECTOR * WIDEST_VECTOR; }
 
 // x in its first `count` lanes, 0 in the others.
 FW_INLINE vec<WIDTH> first_lanes(vec<WIDTH> x, int count) {
@@ -346,7 +345,7 @@ struct Pieces {
   float* next;
   float* take(std::size_t floats) {
     float* piece = next;
-    next += (floats + PADDED_TO - 1) / PADDED_TO * PADDED_TO;
+    next += (floats + WIDEST_VECTOR - 1) / WIDEST_VECTOR * WIDEST_VECTOR;
     return piece;
   }
 };

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_fast_weight_memory import results as memory_results
 from test_fast_weight_memory import some_inputs, some_masks
@@ -75,6 +75,21 @@ def test_the_lstm_equals_the_reference(sizes, H, masked):
     assert_as_exact_as_float32_can_be("lstm", inputs, **masks)
 
 
+def a_norm_is_one_but_for_rounding(inputs: list[Tensor], write_scale: float, mask=None, resets=None, **_) -> bool:
+    """Whether some ‖F'‖ of eq. 4 is so near to 1 that float32 cannot tell if it scales: there the gradient jumps."""
+    k1, k2, v, beta, *_, memory = (x.detach().float().double() for x in inputs)
+    F, nearest = memory.flatten(1, 2), 1.0
+    for t in range(v.shape[1]):
+        F = F if resets is None else F * ~resets[:, t, None, None]
+        u = (k1[:, t].unsqueeze(2) * k2[:, t].unsqueeze(1)).flatten(1).unsqueeze(2)
+        written = F + write_scale * beta[:, t, None, None] * u * (v[:, t].unsqueeze(1) - u.mT @ F)
+        norm = written.flatten(1).norm(dim=1)
+        passes = torch.ones_like(norm, dtype=torch.bool) if mask is None else mask[:, t]
+        nearest = min([nearest, *(norm - 1).abs()[passes].tolist()])
+        F = torch.where(passes[:, None, None], written / norm.clamp(min=1)[:, None, None], F)
+    return nearest < 1e-6
+
+
 @settings(max_examples=20)
 @given(
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 130), st.integers(1, 4)),
@@ -87,7 +102,9 @@ def test_the_memory_equals_the_reference_at_any_length_with_any_masks(sizes, d, 
     B, T, N = sizes
     names = ("output_mask", "mask", "resets")
     masks = {name: torch.rand(B, T) < share for name, share in zip(names, shares, strict=True) if share is not None}
-    assert_as_exact_as_float32_can_be("fwm", some_inputs(B, T, d, d, d, N), write_scale=1 / d, **masks)
+    inputs = some_inputs(B, T, d, d, d, N)
+    assume(not a_norm_is_one_but_for_rounding(inputs, 1 / d, **masks))
+    assert_as_exact_as_float32_can_be("fwm", inputs, write_scale=1 / d, **masks)
 
 
 @pytest.mark.parametrize("chunk_size", [16, 48, 208])
@@ -95,7 +112,7 @@ def test_the_length_of_the_chunks_does_not_matter(chunk_size):
     inputs = [x.detach() for x in some_inputs(2, 200, 8, 8, 8, 2, dtype=torch.float32)]
     inputs[-1] = inputs[-1].flatten(1, 2)
     masks = some_masks(2, 200).values()
-    y, memory = fwm_cpu.compiled(*inputs, *masks, "product", chunk_size)
+    y, memory = fwm_cpu.compiled(*inputs, *masks, "product", chunk=chunk_size)
     expected, expected_memory = fwm_cpu.compiled(*inputs, *masks, "product")
     assert_near(y, expected)
     assert_near(memory, expected_memory)
@@ -242,7 +259,7 @@ def test_custom_operators_keep_torchs_rules(masked):
     inputs = some_inputs(B, T, 8, 8, 8, 2, dtype=torch.float32)
     inputs[-1] = inputs[-1].detach().flatten(1, 2).requires_grad_()
     mask = list(some_masks(B, T).values()) if masked else [None] * 3
-    torch.library.opcheck(torch.ops.fastweights.fwm_cpu, (*inputs, *mask, 16, True))
+    torch.library.opcheck(torch.ops.fastweights.fwm_cpu, (*inputs, *mask, "product", 16, True))
 
 
 def test_a_whole_model_compiles_as_one_graph():

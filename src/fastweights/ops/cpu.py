@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 import fastweights
+from fastweights.ops.layer_norm import EPSILON
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
-LARGEST_VECTOR = 16
+WIDEST_VECTOR = 16  # rows of floats are padded to whole ones
+MOST_HOPS = 16  # in a chain of reads of the fast weight memory
 
 
 class _Arguments(ctypes.Structure):
@@ -28,10 +30,33 @@ class _Arguments(ctypes.Structure):
         self.set(**values)
 
     def set(self, **values: Tensor | float | None) -> None:
-        """Set more of the fields."""
-        self.tensors += [value for value in values.values() if isinstance(value, Tensor)]
+        """Set more of the fields; None is a null pointer."""
         for name, value in values.items():
-            setattr(self, name, value.data_ptr() if isinstance(value, Tensor) else value)
+            if isinstance(value, Tensor):
+                self.tensors.append(value)
+                value = value.data_ptr()
+            setattr(self, name, value)
+
+    def set_contiguous(self, **values: Tensor | None) -> None:
+        """Set pointers to tensors, or to copies of them in one piece."""
+        for name, value in values.items():
+            if value is not None:
+                value = value.contiguous()
+                self.tensors.append(value)
+                setattr(self, name, value.data_ptr())
+
+    def set_sequence(self, name: str, value: Tensor | None) -> None:
+        """Set a tensor `[B, T, …]` that is read by its strides, its last dimension in one piece."""
+        if value is not None:
+            self.set_strided(name, rows(value))
+
+    def set_strided(self, name: str, value: Tensor) -> None:
+        """Set a tensor `[B, T, …]` that is read by its strides."""
+        self.tensors.append(value)
+        setattr(self, name, value.data_ptr())
+        row, step, *_ = value.stride()
+        setattr(self, f"{name}_row", row)
+        setattr(self, f"{name}_step", step)
 
 
 def _fields(sizes: str = "", pointers: str = "", numbers: str = "") -> list[tuple[str, type]]:
@@ -44,7 +69,7 @@ class LSTMArguments(_Arguments):
 
     _fields_ = [
         *_fields("B T H threads", "gate_inputs"),
-        *_fields("input_row input_step", "tokens"),
+        *_fields("gate_inputs_row gate_inputs_step", "tokens"),
         *_fields("tokens_row tokens_step", "weight hidden cell mask resets hiddens last_hidden last_cell cells gates"),
         *_fields("", "d_hiddens"),
         *_fields("d_hiddens_row d_hiddens_step", "d_gate_inputs d_hidden d_cell"),
@@ -86,7 +111,9 @@ class FWLSTMArguments(_Arguments):
 
     _fields_ = [
         *_fields("B T H chunk threads keep", numbers="decay rate", pointers="gate_inputs"),
-        *_fields("input_row input_step", "weight gates_gain gates_bias cell_gain cell_bias hidden cell memory"),
+        *_fields(
+            "gate_inputs_row gate_inputs_step", "weight gates_gain gates_bias cell_gain cell_bias hidden cell memory"
+        ),
         *_fields("", "mask resets hiddens last_hidden last_cell last_memory"),
         *_fields("", "before gates moments totals candidates cells keys starts d_hiddens"),
         *_fields("d_hiddens_row d_hiddens_step has_d_last_memory", "d_gate_inputs d_hidden d_cell d_memory d_norms"),
@@ -98,22 +125,48 @@ class FWRNNArguments(_Arguments):
 
     _fields_ = [
         *_fields("B T H chunk threads keep inner_steps", numbers="decay rate", pointers="inputs"),
-        *_fields("input_row input_step", "weight gain bias hidden memory mask resets hiddens last_hidden last_memory"),
+        *_fields(
+            "inputs_row inputs_step", "weight gain bias hidden memory mask resets hiddens last_hidden last_memory"
+        ),
         *_fields("", "sums moments queries keys starts d_hiddens"),
         *_fields("d_hiddens_row d_hiddens_step has_d_last_memory", "d_inputs d_hidden d_memory d_norms"),
     ]
 
 
-def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, or why there is none."""
-    folders = (Path(folder) for folder in fastweights.__path__)  # two of them in an editable installation
-    found = [path for folder in folders for path in folder.glob("lib/libkernels.*") if path.suffix in (".so", ".dylib")]
-    if not found:
-        return None, "the compiled kernels are not installed (no C++ compiler was found, or it failed)"
+# What csrc/kernels.h must have the same of (`fastweights_interface` in csrc/dispatch.cpp): a library of another version
+# would take one field for another.
+VERSION = 2
+STRUCTURES = (LSTMArguments, GatherArguments, FWMArguments, FWMStepArguments, FWLSTMArguments, FWRNNArguments)
+INTERFACE = [VERSION, WIDEST_VECTOR, MOST_HOPS, round(EPSILON * 1e9), *(ctypes.sizeof(x) for x in STRUCTURES)]
+
+
+def _interface(library: ctypes.CDLL) -> list[int] | None:
+    """The INTERFACE of a library, or None of one that is older than this question."""
+    values = (ctypes.c_int64 * 64)()
     try:
-        return ctypes.CDLL(str(found[0])), None
-    except OSError as error:
-        return None, f"the compiled kernels do not load ({error})"
+        return values[: library.fastweights_interface(values)]
+    except AttributeError:
+        return None
+
+
+def _find() -> list[Path]:
+    folders = (Path(folder) for folder in fastweights.__path__)  # two of them in an editable installation
+    return [path for folder in folders for path in folder.glob("lib/libkernels.*") if path.suffix in (".so", ".dylib")]
+
+
+def _load(paths: Sequence[Path]) -> tuple[ctypes.CDLL | None, str | None]:
+    """The first library whose interface is this one, or why there is none."""
+    problem = "the compiled kernels are not installed (no C++ compiler was found, or it failed)"
+    for path in paths:
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as error:
+            problem = f"the compiled kernels do not load ({error})"
+            continue
+        if _interface(library) == INTERFACE:
+            return library, None
+        problem = "the compiled kernels are of another version than the Python code; install fastweights again"
+    return None, problem
 
 
 def best() -> int:
@@ -126,7 +179,7 @@ def _instruction_set() -> int:
     return min(best(), INSTRUCTION_SETS.index(wanted)) if wanted in INSTRUCTION_SETS else best()
 
 
-LIBRARY, PROBLEM = _load()
+LIBRARY, PROBLEM = _load(_find())
 INSTRUCTION_SET = _instruction_set()
 
 
@@ -139,8 +192,13 @@ def instruction_set() -> str | None:
 
 
 def call(function: str, arguments: _Arguments) -> None:
-    """Run a kernel."""
-    getattr(LIBRARY, f"fastweights_{function}")(ctypes.byref(arguments), INSTRUCTION_SET)
+    """Run a kernel.
+
+    Raises:
+        RuntimeError: where it does not support a size (the op's backend should have said so before).
+    """
+    if getattr(LIBRARY, f"fastweights_{function}")(ctypes.byref(arguments), INSTRUCTION_SET):
+        raise RuntimeError(f"the kernel {function} does not support tensors of these sizes")
 
 
 def refuses(tensors: Sequence[Tensor | None] = ()) -> str | None:
@@ -162,14 +220,9 @@ def rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def contiguous_mask(tensor: Tensor | None) -> Tensor | None:
-    """A mask in one piece."""
-    return None if tensor is None else tensor.contiguous()
-
-
 def padded(size: int) -> int:
     """A size rounded up to whole vectors, as the kernels keep rows."""
-    return -(-size // LARGEST_VECTOR) * LARGEST_VECTOR
+    return -(-size // WIDEST_VECTOR) * WIDEST_VECTOR
 
 
 def begun(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ at each step, its gradient written out, `cpu.py` compiled. A backend is one entr
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
 from fastweights.ops.cpu import refuses
+from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fw_lstm.cpu import compiled
 from fastweights.ops.fw_lstm.plain import plain
 from fastweights.ops.fw_lstm.reference import reference
@@ -46,6 +46,7 @@ def fast_weight_lstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Run the recurrent part of a fast weight LSTM, or without memory of a layer-normalised one, over T steps.
 
+    >>> import torch
     >>> x, weight, gain, bias = torch.randn(2, 10, 64), torch.randn(64, 16), torch.ones(64), torch.zeros(64)
     >>> zeros = torch.zeros(2, 16)
     >>> y, *state = fast_weight_lstm(
@@ -97,6 +98,6 @@ def fast_weight_lstm(
     tensors = [gate_inputs, recurrent_weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory]
     tensors = in_one_dtype(tensors)
     run = BACKENDS[choose("fw_lstm", BACKENDS, backend, tensors)].run
-    with torch.autocast(gate_inputs.device.type, enabled=False):
-        y, *state = run(*tensors, mask, resets, decay, rate, chunk or chunk_length(T, H))
-    return y.to(gate_inputs.dtype), *state
+    with without_autocast(gate_inputs.device.type):
+        y, hidden, cell, last = run(*tensors, mask, resets, decay, rate, chunk or chunk_length(T, H))
+    return y.to(gate_inputs.dtype), hidden, cell, None if memory is None else last

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-MEMORY = 8  # its place among the arguments; all up to there are differentiable
+from fastweights.ops.differentiable import Definition
+from fastweights.ops.layer_norm import EPSILON
 
 
 def reference(
@@ -23,7 +24,7 @@ def reference(
     resets: Tensor | None,
     decay: float,
     rate: float,
-    chunk: int | None = None,
+    chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The equations step by step: slow, for tests and second derivatives (`chunk` is for forms that have chunks)."""
     h, c, A = hidden, cell, memory
@@ -33,7 +34,7 @@ def reference(
             keep = ~resets[:, t, None]
             h, c = h * keep, c * keep
             A = None if A is None else A * keep.unsqueeze(-1)
-        gates = layer_norm(h @ weight.T + gate_inputs[:, t], weight.shape[:1], gates_gain, gates_bias)
+        gates = layer_norm(h @ weight.T + gate_inputs[:, t], weight.shape[:1], gates_gain, gates_bias, EPSILON)
         i, f, o, g_hat = gates.chunk(4, -1)
         i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
         g = g_hat.relu()
@@ -42,7 +43,7 @@ def reference(
         else:
             new_A = decay * A + rate * g.unsqueeze(2) * g.unsqueeze(1)
             retrieved = (new_A @ g.unsqueeze(2)).squeeze(2)
-        new_c = layer_norm(f * c + i * (g_hat + retrieved).relu(), cell.shape[1:], cell_gain, cell_bias)
+        new_c = layer_norm(f * c + i * (g_hat + retrieved).relu(), cell.shape[1:], cell_gain, cell_bias, EPSILON)
         new_h = o * new_c.relu()
         if mask is not None:
             passes = mask[:, t, None]
@@ -51,3 +52,10 @@ def reference(
         h, c, A = new_h, new_c, new_A
         outputs.append(h)
     return torch.stack(outputs, 1), h, c, A
+
+
+DEFINITION = Definition(
+    reference,
+    inputs="gate_inputs weight gates_gain gates_bias cell_gain cell_bias hidden cell memory",
+    results="hiddens last_hidden last_cell last_memory",
+)

@@ -12,12 +12,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
 from fastweights.ops.cpu import refuses
+from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fw_rnn.cpu import compiled
 from fastweights.ops.fw_rnn.plain import plain
 from fastweights.ops.fw_rnn.reference import reference
@@ -44,6 +44,7 @@ def fast_weight_rnn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the recurrent part of a fast weight RNN over T steps.
 
+    >>> import torch
     >>> x, gain, bias = torch.randn(2, 10, 16), torch.ones(16), torch.zeros(16)
     >>> y, *state = fast_weight_rnn(x, 0.05 * torch.eye(16), gain, bias, torch.zeros(2, 16), torch.zeros(2, 16, 16))
     >>> y.shape
@@ -87,6 +88,6 @@ def fast_weight_rnn(
     check_masks((B, T), mask=mask, resets=resets)
     tensors = in_one_dtype((inputs, recurrent_weight, gain, bias, hidden, memory))
     run = BACKENDS[choose("fw_rnn", BACKENDS, backend, tensors)].run
-    with torch.autocast(inputs.device.type, enabled=False):
+    with without_autocast(inputs.device.type):
         y, *state = run(*tensors, mask, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
     return y.to(inputs.dtype), *state

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-MEMORY = 5  # its place among the arguments; all up to there are differentiable
+from fastweights.ops.differentiable import Definition
+from fastweights.ops.layer_norm import EPSILON
 
 
 def reference(
@@ -21,7 +22,7 @@ def reference(
     decay: float,
     rate: float,
     inner_steps: int,
-    chunk: int | None = None,
+    chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The equations step by step: slow, for tests and second derivatives (`chunk` is for forms that have chunks)."""
     h, A = hidden, memory
@@ -35,10 +36,15 @@ def reference(
         new_h = boundary.relu()
         for _ in range(inner_steps):  # eq. 2, layer-normalised
             read = (new_A @ new_h.unsqueeze(2)).squeeze(2)
-            new_h = layer_norm(boundary + read, h.shape[1:], gain, bias).relu()
+            new_h = layer_norm(boundary + read, h.shape[1:], gain, bias, EPSILON).relu()
         if mask is not None:
             passes = mask[:, t, None]
             new_h, new_A = torch.where(passes, new_h, h), torch.where(passes.unsqueeze(-1), new_A, A)
         h, A = new_h, new_A
         outputs.append(h)
     return torch.stack(outputs, 1), h, A
+
+
+DEFINITION = Definition(
+    reference, inputs="inputs weight gain bias hidden memory", results="hiddens last_hidden last_memory"
+)

@@ -4,11 +4,11 @@
 beside them derives the fast form. A backend is one entry of `BACKENDS`.
 """
 
-import torch
 from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
+from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fwm.chunk import chunkwise
 from fastweights.ops.fwm.cpu import compiled, refuses
 from fastweights.ops.fwm.pairing import PAIRINGS
@@ -41,6 +41,7 @@ def fast_weight_memory(
     At each step the memory F is written, `F' = F + s·β·(k1 ⊗ k2) ⊗ (v − v_old)`, scaled, `F = F' / max(1, ‖F'‖)`, and
     read N times in a row, `n⁽ⁱ⁾ = LN(Fᵀ(n⁽ⁱ⁻¹⁾ ⊗ e⁽ⁱ⁾))` (eq. 3, 4, 7).
 
+    >>> import torch
     >>> k1, k2, v, n = torch.randn(4, 2, 10, 8).tanh()  # B = 2, T = 10, S = R = V = 8
     >>> beta, e = torch.rand(2, 10), torch.randn(2, 10, 3, 8).tanh()  # N = 3 reads
     >>> y, memory = fast_weight_memory(k1, k2, v, beta, n, e)
@@ -102,6 +103,6 @@ def fast_weight_memory(
     tensors = in_one_dtype((first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory))
     tensors[3] = tensors[3] * write_scale
     run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing)].run
-    with torch.autocast(values.device.type, enabled=False):
+    with without_autocast(values.device.type):
         outputs, memory = run(*tensors, output_mask, mask, resets, pairing)
     return outputs.to(answer_dtype), memory.view(shape)

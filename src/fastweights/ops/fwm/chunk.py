@@ -9,13 +9,16 @@ Within a chunk of C steps that starts from the memory F_0:
 Both are products of the factors 1 / max(1, ‖F'‖) ≤ 1 of eq. 4, so nothing is ever divided by a small number.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from fastweights.ops.derivatives import in_full_precision, of_definition
+from fastweights.ops.differentiable import contiguous_gradients, unless_full
 from fastweights.ops.fwm.pairing import PAIRINGS, empty_memory, similarities
-from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON, reference
+from fastweights.ops.fwm.reference import DEFINITION
+from fastweights.ops.layer_norm import EPSILON
 
 CHUNK_SIZE = 50
 
@@ -30,6 +33,10 @@ class _Reads:
             self.where = torch.argsort(output_mask.to(torch.uint8), dim=1, descending=True, stable=True)[:, :count]
             self.real = output_mask.gather(1, self.where)
         self.any = self.everywhere or self.where.shape[1] > 0
+
+    def count(self, length: int) -> int:
+        """How many positions P the lists have, in a chunk of `length` steps."""
+        return length if self.everywhere else self.where.shape[1]
 
     def gather(self, x: Tensor) -> Tensor:
         """Pick `[B, P, …]` from `[B, C, …]`."""
@@ -107,211 +114,213 @@ def _time_first(x: Tensor | None) -> Tensor | None:
     return (x.unsqueeze(-1) if x.ndim == 2 else x).transpose(0, 1).contiguous()
 
 
-@torch.library.custom_op("fastweights::fwm_chunk", mutates_args=())
-def _forward(
-    first_keys: Tensor,
-    second_keys: Tensor,
-    values: Tensor,
-    write_strengths: Tensor,
-    first_queries: Tensor,
-    second_queries: Tensor,
-    memory: Tensor,
-    output_mask: Tensor | None,
-    mask: Tensor | None,
-    resets: Tensor | None,
-    pairing: str,
-    chunk_size: int,
-    keep_for_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Answers, final memory, and for the gradient: F_0 of each chunk, v_old, Δ, decays, retrieved values."""
-    pair = PAIRINGS[pairing]
-    B, T, V = values.shape
-    hops = second_queries.shape[2]
-    mask, output_mask = (None if x is None or bool(x.all()) else x for x in (mask, output_mask))
-    outputs = values.new_zeros(B, T, V) if output_mask is not None else values.new_empty(B, T, V)
-    chunks = -(-T // chunk_size)
-    saved = chunks if keep_for_backward else 0
-    starts = values.new_empty(saved, *memory.shape)
-    old, written = values.new_empty(T, B, V), values.new_empty(T, B, V)
-    decays = values.new_empty(saved, B, chunk_size + 1, chunk_size + 1)
-    retrieved = values.new_empty(B, T if keep_for_backward else 0, hops, V)
+class _Chunk:
+    """The part of the arguments x that belongs to the chunk of index c."""
+
+    def __init__(self, x, output_mask: Tensor | None, c: int):
+        T = x.values.shape[1]
+        self.step = step = slice(c * x.chunk, min((c + 1) * x.chunk, T))
+        self.length = step.stop - step.start
+        self.k1, self.k2 = x.first_keys[:, step].contiguous(), x.second_keys[:, step].contiguous()
+        self.keep = None if x.resets is None else ~x.resets[:, step]
+        self.read = _Reads(None if output_mask is None else output_mask[:, step])
+
+
+def _empty(x, keep: bool) -> dict[str, Tensor]:
+    """For the gradient: F_0 of each chunk, v_old, Δ, decays, retrieved values."""
+    (B, T, V), C, new = x.values.shape, x.chunk, x.values.new_empty
+    chunks = -(-T // C) if keep else 0
+    return {
+        "outputs": new(B, T, V),
+        "last_memory": new(x.memory.shape),
+        "starts": new(chunks, *x.memory.shape),
+        "old": new(T, B, V),
+        "written": new(T, B, V),
+        "decays": new(chunks, B, C + 1, C + 1),
+        "retrieved": new(B, T if keep else 0, x.second_queries.shape[2], V),
+    }
+
+
+def _forward(x, keep: bool) -> dict[str, Tensor]:
+    pair, found = PAIRINGS[x.pairing], _empty(x, keep)
+    mask, output_mask = unless_full(x.mask), unless_full(x.output_mask)
+    starts, old = found["starts"], found["old"]
     if output_mask is not None:
-        retrieved.zero_()
-    F = starts[0].copy_(memory) if saved else memory
+        found["outputs"].zero_()
+        found["retrieved"].zero_()
+    F = starts[0].copy_(x.memory) if keep else x.memory
     squared_norm = F.square().sum((1, 2)).unsqueeze(-1)
+    chunks = -(-x.values.shape[1] // x.chunk)
     for c in range(chunks):
-        step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
-        length = step.stop - step.start
-        k1, k2 = first_keys[:, step].contiguous(), second_keys[:, step].contiguous()
-        keep = None if resets is None else _time_first(~resets[:, step])
-        u, gram = pair.join(k1, k2), pair.combine(similarities(k1, k2, k1, k2))
+        chunk = _Chunk(x, output_mask, c)
+        step, keeps = chunk.step, _time_first(chunk.keep)
+        u, gram = pair.join(chunk.k1, chunk.k2), pair.combine(similarities(*[chunk.k1, chunk.k2] * 2))
         old[step] = (u @ F).transpose(0, 1)
         delta, factors, squared_norm = _scan_writes(
             gram.permute(2, 1, 0).contiguous().unsqueeze(-1),
             old[step],
-            _time_first(values[:, step]),
-            _time_first(write_strengths[:, step]),
+            _time_first(x.values[:, step]),
+            _time_first(x.write_strengths[:, step]),
             squared_norm,
             None if mask is None else _time_first(mask[:, step]),
-            keep,
+            keeps,
         )
-        written[step] = delta
+        found["written"][step] = delta
         delta = delta.transpose(0, 1)
-        decay = _decays(factors, keep)
-        if keep_for_backward:
-            decays[c, :, : length + 1, : length + 1] = decay
-        read = _Reads(None if output_mask is None else output_mask[:, step])
-        if read.any:
-            left = read.gather(decay[:, 1:])
-            n, e = read.gather(first_queries[:, step]), read.gather(second_queries[:, step])
-            found = []
-            for i in range(hops):
-                query = e[:, :, i].contiguous()
-                y = (pair.join(n, query) @ F).mul_(left[..., :1])
-                y += pair.combine(similarities(n, query, k1, k2)).mul_(left[..., 1:]) @ delta
-                found.append(y)
-                n = _normalised(y)
-            read.put(n, outputs[:, step])
-            if keep_for_backward:
-                read.put(torch.stack(found, 2), retrieved[:, step])
+        decay = _decays(factors, keeps)
+        if keep:
+            found["decays"][c, :, : chunk.length + 1, : chunk.length + 1] = decay
+        if chunk.read.any:
+            n, retrieved = _read(x, chunk, F, decay, delta)
+            chunk.read.put(n, found["outputs"][:, step])
+            if keep:
+                chunk.read.put(torch.stack(retrieved, 2), found["retrieved"][:, step])
         last = decay[:, -1]
-        F_next = starts[c + 1] if c + 1 < saved else torch.empty_like(memory)
+        F_next = starts[c + 1] if keep and c + 1 < chunks else torch.empty_like(x.memory)
         F = torch.mul(F, last[:, :1, None], out=F_next).baddbmm_(u.mT, last[:, 1:, None] * delta)
-    return outputs, F, starts, old, written, decays, retrieved
+    return found | {"last_memory": F}
 
 
-@_forward.register_fake
-def _(
-    first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory,
-    output_mask, mask, resets, pairing, chunk_size, keep_for_backward,
-):  # fmt: skip
-    B, T, V = values.shape
-    saved = -(-T // chunk_size) if keep_for_backward else 0
-    return (
-        values.new_empty(B, T, V),
-        torch.empty_like(memory),
-        values.new_empty(saved, *memory.shape),
-        values.new_empty(T, B, V),
-        values.new_empty(T, B, V),
-        values.new_empty(saved, B, chunk_size + 1, chunk_size + 1),
-        values.new_empty(B, T if keep_for_backward else 0, second_queries.shape[2], V),
-    )
+def _read(x, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The outputs of a chunk's reads, and what each hop retrieved before its layer norm."""
+    pair, read = PAIRINGS[x.pairing], chunk.read
+    left = read.gather(decay[:, 1:])
+    n, e = read.gather(x.first_queries[:, chunk.step]), read.gather(x.second_queries[:, chunk.step])
+    retrieved = []
+    for i in range(e.shape[2]):
+        query = e[:, :, i].contiguous()
+        y = (pair.join(n, query) @ F).mul_(left[..., :1])
+        y += pair.combine(similarities(n, query, chunk.k1, chunk.k2)).mul_(left[..., 1:]) @ delta
+        retrieved.append(y)
+        n = _normalised(y)
+    return n, retrieved
 
 
-@torch.library.custom_op("fastweights::fwm_chunk_backward", mutates_args=())
-def _backward(
-    outputs_gradient: Tensor,
-    memory_gradient: Tensor,
-    first_keys: Tensor,
-    second_keys: Tensor,
-    values: Tensor,
-    write_strengths: Tensor,
-    first_queries: Tensor,
-    second_queries: Tensor,
-    final_memory: Tensor,
-    output_mask: Tensor | None,
-    mask: Tensor | None,
-    resets: Tensor | None,
-    starts: Tensor,
-    old: Tensor,
-    written: Tensor,
-    decays: Tensor,
-    retrieved: Tensor,
-    pairing: str,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the seven tensors; names as in README.md: Φ for ∂F, ε, H and φ for the terms of the norm."""
-    pair = PAIRINGS[pairing]
-    B, T, V = values.shape
-    hops = second_queries.shape[2]
-    output_mask = None if output_mask is None or bool(output_mask.all()) else output_mask
-    d_k1, d_k2 = torch.empty_like(first_keys), torch.empty_like(second_keys)
-    d_v, d_strength = torch.empty_like(values), torch.empty_like(write_strengths)
-    d_n, d_e = torch.zeros_like(first_queries), torch.zeros_like(second_queries)
-    Phi = memory_gradient.clone()
-    phi = torch.linalg.vecdot(Phi.flatten(1), final_memory.flatten(1)).unsqueeze(-1)
-    # once for all chunks: such blocks anew each time cost more than what is done with them
-    K = memory_gradient.shape[1]
-    all_addresses, products = values.new_empty(B, chunk_size * (1 + hops), K), values.new_empty(B * chunk_size, K)
-    for c in reversed(range(starts.shape[0])):
-        step = slice(c * chunk_size, min((c + 1) * chunk_size, T))
-        length = step.stop - step.start
-        F, o, delta = starts[c], old[step].transpose(0, 1), written[step].transpose(0, 1)
-        decay = decays[c, :, : length + 1, : length + 1]
-        keep = None if resets is None else ~resets[:, step].unsqueeze(-1)
-        before = decay[:, :-1] if keep is None else decay[:, :-1] * keep
-        k1, k2 = first_keys[:, step].contiguous(), second_keys[:, step].contiguous()
-        read = _Reads(None if output_mask is None else output_mask[:, step])
-        # what is added to ∂F_0, all in one product at the end: at which addresses, and what
-        added = length + hops * (length if output_mask is None else read.where.shape[1])
-        addresses, arrived = all_addresses[:, :added], F.new_empty(B, added, V)
-        u, among_keys = pair.join_into(addresses[:, :length], k1, k2), similarities(k1, k2, k1, k2)
-        gram = pair.combine(among_keys)
+class _Room:
+    """Buffers for one chunk at a time: allocating them for each costs more than what is done with them."""
 
-        d_delta = (u @ Phi).mul_(decay[:, -1, 1:, None])
-        radial = values.new_zeros(B, length)  # ⟨y, ∂L/∂y⟩ of the reads at each step
-        key_gradients = []
-        if read.any:
-            left = read.gather(decay[:, 1:])
-            n0, e, found = (read.gather(x[:, step]) for x in (first_queries, second_queries, retrieved))
-            d_out = read.gather_masked(outputs_gradient[:, step])
-            e_gradient = torch.empty_like(e)
-            radial_read = torch.zeros_like(left[..., 0])
-            for i in reversed(range(hops)):
-                y, query = found[:, :, i].contiguous(), e[:, :, i].contiguous()
-                n = n0 if i == 0 else _normalised(found[:, :, i - 1])
-                d_y = _normalised_backward(d_out, y)
-                radial_read += torch.linalg.vecdot(y, d_y)
-                halves = similarities(n, query, k1, k2)
-                weights = pair.combine(halves).mul_(left[..., 1:])
-                d_delta += weights.mT @ d_y
-                place = slice(length + i * n.shape[1], length + (i + 1) * n.shape[1])
-                pair.join_into(addresses[:, place], n, query)
-                scaled = torch.mul(d_y, left[..., :1], out=arrived[:, place])
-                coefficients = (d_y @ delta.mT).mul_(left[..., 1:])
-                product = torch.bmm(scaled, F.mT, out=products[: B * n.shape[1]].view(B, -1, K))
-                d_first, d_second = pair.split(product, n, query)
-                more_first, more_second = pair.pull(coefficients, halves, k1, k2)
-                d_out = d_first + more_first
-                e_gradient[:, :, i] = d_second + more_second
-                key_gradients.append(pair.pull(coefficients.mT, (halves[0].mT, halves[1].mT), n, query))
-            read.put(d_out, d_n[:, step])
-            read.put(e_gradient, d_e[:, step])
-            read.put(radial_read, radial)
+    def __init__(self, x):
+        B, K, _ = x.memory.shape
+        positions = x.chunk * (1 + x.second_queries.shape[2])
+        self.addresses = x.values.new_empty(B, positions, K)
+        self.products = x.values.new_empty(B * x.chunk, K)
 
-        strengths = write_strengths[:, step].unsqueeze(-1)
-        d_delta = _time_first(d_delta)
-        epsilon, Hs, phi = _scan_gradients(
-            (before[:, :, 1:] * gram).permute(1, 2, 0).contiguous().unsqueeze(-1),
-            d_delta,
-            written[step],
-            _time_first(torch.addcmul(o, gram.diagonal(dim1=1, dim2=2).unsqueeze(-1), delta)),
-            _time_first(torch.addcmul(delta, strengths, o)),
-            _time_first(strengths),
-            _time_first(decay.diagonal(dim1=1, dim2=2)[:, 1:]),
-            _time_first(radial),
-            phi,
-            None if keep is None else _time_first(keep),
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """The batched product of a `[B, P, V]` and b `[B, V, K]`, in the room of the one before."""
+        B, P, _ = a.shape
+        return torch.bmm(a, b, out=self.products[: B * P].view(B, P, -1))
+
+
+def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
+    """Names as in README.md: Φ for ∂F, ε, H and φ for the terms of the norm."""
+    output_mask = unless_full(x.output_mask)
+    found = contiguous_gradients(x)
+    found["first_queries"].zero_()
+    found["second_queries"].zero_()
+    d_outputs = torch.zeros_like(x.values) if d.outputs is None else d.outputs
+    Phi = torch.zeros_like(kept.last_memory) if d.last_memory is None else d.last_memory.clone()
+    phi = torch.linalg.vecdot(Phi.flatten(1), kept.last_memory.flatten(1)).unsqueeze(-1)
+    room = _Room(x)
+    for c in reversed(range(kept.starts.shape[0])):
+        chunk = _Chunk(x, output_mask, c)
+        phi = _chunk_backward(x, kept, chunk, c, d_outputs, Phi, phi, room, found)
+    return found | {"memory": Phi}
+
+
+def _chunk_backward(
+    x, kept, chunk: _Chunk, c: int, d_outputs: Tensor, Phi: Tensor, phi: Tensor, room: _Room, found: dict[str, Tensor]
+) -> Tensor:
+    """Fill in a chunk's gradients, bring Φ to the chunk's start in place, and return φ there."""
+    pair, step, length, k1, k2 = PAIRINGS[x.pairing], chunk.step, chunk.length, chunk.k1, chunk.k2
+    F, old, delta = kept.starts[c], kept.old[step].transpose(0, 1), kept.written[step].transpose(0, 1)
+    decay = kept.decays[c, :, : length + 1, : length + 1]
+    keep = None if chunk.keep is None else chunk.keep.unsqueeze(-1)
+    before = decay[:, :-1] if keep is None else decay[:, :-1] * keep
+    among_keys = similarities(k1, k2, k1, k2)
+    gram = pair.combine(among_keys)
+
+    # what is added to ∂F_0, all in one product at the end: at which addresses, and what
+    added = length + x.second_queries.shape[2] * chunk.read.count(length)
+    addresses, arrived = room.addresses[:, :added], F.new_empty(F.shape[0], added, F.shape[2])
+    u = pair.join_into(addresses[:, :length], k1, k2)
+    d_delta = (u @ Phi).mul_(decay[:, -1, 1:, None])
+    radial, key_gradients = x.values.new_zeros(u.shape[:2]), []  # radial: ⟨y, ∂L/∂y⟩ of the reads at each step
+    if chunk.read.any:
+        retrieved = chunk.read.gather(kept.retrieved[:, step])
+        d_out = chunk.read.gather_masked(d_outputs[:, step])
+        of_reads = (addresses[:, length:], arrived[:, length:])
+        key_gradients = _reads_backward(
+            x, chunk, F, decay, delta, retrieved, d_out, *of_reads, room, d_delta, radial, found
         )
-        d_delta, epsilon = d_delta.transpose(0, 1), epsilon.transpose(0, 1)
-        torch.mul(strengths, d_delta, out=d_v[:, step])
-        d_strength[:, step] = torch.linalg.vecdot(d_delta, values[:, step] - o)
 
-        start_epsilon = torch.mul(before[:, :, :1], epsilon, out=arrived[:, :length])
-        d_u = torch.bmm(decay[:, -1, 1:, None] * delta, Phi.mT, out=products[: B * length].view(B, length, K))
-        d_u.baddbmm_(start_epsilon, F.mT)
-        lower = (epsilon @ delta.mT).mul_(before[:, :, 1:])
-        weights = lower + lower.mT
-        weights.diagonal(dim1=1, dim2=2).sub_(Hs[..., 0].T * torch.linalg.vecdot(delta, delta))
-        key_gradients += [pair.split(d_u, k1, k2), pair.pull(weights, among_keys, k1, k2)]
-        for target, parts in zip((d_k1, d_k2), zip(*key_gradients, strict=True), strict=True):
-            target[:, step] = sum(parts)
+    strengths = x.write_strengths[:, step].unsqueeze(-1)
+    d_delta = _time_first(d_delta)
+    epsilon, Hs, phi = _scan_gradients(
+        (before[:, :, 1:] * gram).permute(1, 2, 0).contiguous().unsqueeze(-1),
+        d_delta,
+        kept.written[step],
+        _time_first(torch.addcmul(old, gram.diagonal(dim1=1, dim2=2).unsqueeze(-1), delta)),
+        _time_first(torch.addcmul(delta, strengths, old)),
+        _time_first(strengths),
+        _time_first(decay.diagonal(dim1=1, dim2=2)[:, 1:]),
+        _time_first(radial),
+        phi,
+        None if keep is None else _time_first(keep),
+    )
+    d_delta, epsilon = d_delta.transpose(0, 1), epsilon.transpose(0, 1)
+    torch.mul(strengths, d_delta, out=found["values"][:, step])
+    found["write_strengths"][:, step] = torch.linalg.vecdot(d_delta, x.values[:, step] - old)
 
-        H = Hs[0] if keep is None else Hs[0] * keep[:, 0]
-        Phi *= decay[:, -1, :1, None]
-        Phi.addcmul_(F, H.unsqueeze(-1), value=-1)
-        Phi.baddbmm_(addresses.mT, arrived)
-    return d_k1, d_k2, d_v, d_strength, d_n, d_e, Phi
+    start_epsilon = torch.mul(before[:, :, :1], epsilon, out=arrived[:, :length])
+    d_u = room.product(decay[:, -1, 1:, None] * delta, Phi.mT).baddbmm_(start_epsilon, F.mT)
+    lower = (epsilon @ delta.mT).mul_(before[:, :, 1:])
+    weights = lower + lower.mT
+    weights.diagonal(dim1=1, dim2=2).sub_(Hs[..., 0].T * torch.linalg.vecdot(delta, delta))
+    key_gradients += [pair.split(d_u, k1, k2), pair.pull(weights, among_keys, k1, k2)]
+    for name, parts in zip(("first_keys", "second_keys"), zip(*key_gradients, strict=True), strict=True):
+        found[name][:, step] = sum(parts)
+
+    H = Hs[0] if keep is None else Hs[0] * keep[:, 0]
+    Phi *= decay[:, -1, :1, None]
+    Phi.addcmul_(F, H.unsqueeze(-1), value=-1)
+    Phi.baddbmm_(addresses.mT, arrived)
+    return phi
+
+
+def _reads_backward(
+    x, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor, retrieved: Tensor, d_out: Tensor, addresses: Tensor,
+    arrived: Tensor, room: _Room, d_delta: Tensor, radial: Tensor, found: dict[str, Tensor],
+) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Run a chunk's hops backwards, last first: fill in the gradients of its queries, and add to ∂Δ and ⟨y, ∂y⟩.
+
+    retrieved `[B, P, N, V]` and d_out `[B, P, V]` are at the positions that are read, addresses and arrived
+    `[B, N·P, …]` what the reads add to ∂F_0. Returns gradients of both keys, to be summed.
+    """
+    pair, read, k1, k2 = PAIRINGS[x.pairing], chunk.read, chunk.k1, chunk.k2
+    left = read.gather(decay[:, 1:])
+    n0, e = (read.gather(y[:, chunk.step]) for y in (x.first_queries, x.second_queries))
+    e_gradient, radial_read, key_gradients = torch.empty_like(e), torch.zeros_like(left[..., 0]), []
+    P = n0.shape[1]
+    for i in reversed(range(e.shape[2])):
+        y, query, place = retrieved[:, :, i].contiguous(), e[:, :, i].contiguous(), slice(i * P, (i + 1) * P)
+        n = n0 if i == 0 else _normalised(retrieved[:, :, i - 1])
+        d_y = _normalised_backward(d_out, y)
+        radial_read += torch.linalg.vecdot(y, d_y)
+        halves = similarities(n, query, k1, k2)
+        weights = pair.combine(halves).mul_(left[..., 1:])
+        d_delta += weights.mT @ d_y
+        pair.join_into(addresses[:, place], n, query)
+        scaled = torch.mul(d_y, left[..., :1], out=arrived[:, place])
+        coefficients = (d_y @ delta.mT).mul_(left[..., 1:])
+        d_first, d_second = pair.split(room.product(scaled, F.mT), n, query)
+        more_first, more_second = pair.pull(coefficients, halves, k1, k2)
+        d_out = d_first + more_first
+        e_gradient[:, :, i] = d_second + more_second
+        key_gradients.append(pair.pull(coefficients.mT, (halves[0].mT, halves[1].mT), n, query))
+    read.put(d_out, found["first_queries"][:, chunk.step])
+    read.put(e_gradient, found["second_queries"][:, chunk.step])
+    read.put(radial_read, radial)
+    return key_gradients
 
 
 def _scan_gradients(
@@ -346,72 +355,29 @@ def _scan_gradients(
 
 
 def _normalised(y: Tensor) -> Tensor:
-    return layer_norm(y, y.shape[-1:], eps=LAYER_NORM_EPSILON)
+    return layer_norm(y, y.shape[-1:], eps=EPSILON)
 
 
 def _normalised_backward(gradient: Tensor, y: Tensor) -> Tensor:
     shape = y.shape[-1:]
-    _, mean, rstd = torch.native_layer_norm(y, shape, None, None, LAYER_NORM_EPSILON)
+    _, mean, rstd = torch.native_layer_norm(y, shape, None, None, EPSILON)
     wanted = [True, False, False]
     return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, wanted)[0]
 
 
-@_backward.register_fake
-def _(
-    outputs_gradient, memory_gradient, first_keys, second_keys, values, write_strengths, first_queries,
-    second_queries, final_memory, *others,
-):  # fmt: skip
-    inputs = (first_keys, second_keys, values, write_strengths, first_queries, second_queries, final_memory)
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
+_fwm = DEFINITION.implement(
+    "fwm_chunk", _forward, _backward, saved="last_memory starts old written decays retrieved", empty=_empty
+)
 
 
-def _setup_context(ctx, inputs, output):
-    *tensors, pairing, chunk_size, _ = inputs
-    ctx.pairing, ctx.chunk_size = pairing, chunk_size
-    ctx.set_materialize_grads(False)  # the outputs that are only kept for here would get zeros of their own size
-    ctx.save_for_backward(*tensors, *output[1:])
-
-
-@in_full_precision
-def _gradient(ctx, outputs_gradient, memory_gradient, *unused):
-    *tensors, final_memory, starts, old, written, decays, retrieved = ctx.saved_tensors
-    inputs, masks = tensors[:7], tensors[7:]
-    if torch.is_grad_enabled():  # second derivatives are asked for
-        gradients = of_definition(reference, inputs, (*masks, ctx.pairing), (outputs_gradient, memory_gradient))
-    else:
-        gradients = _backward(
-            torch.zeros_like(inputs[2]) if outputs_gradient is None else outputs_gradient,
-            torch.zeros_like(final_memory) if memory_gradient is None else memory_gradient,
-            *inputs[:6], final_memory, *masks, starts, old, written, decays, retrieved, ctx.pairing, ctx.chunk_size,
-        )  # fmt: skip
-    return (*gradients, *[None] * 6)
-
-
-_forward.register_autograd(_gradient, setup_context=_setup_context)
-
-
-def chunkwise(
-    first_keys: Tensor,
-    second_keys: Tensor,
-    values: Tensor,
-    write_strengths: Tensor,
-    first_queries: Tensor,
-    second_queries: Tensor,
-    memory: Tensor | None,
-    output_mask: Tensor | None,
-    mask: Tensor | None,
-    resets: Tensor | None,
-    pairing: str,
-    chunk_size: int = CHUNK_SIZE,
-) -> tuple[Tensor, Tensor]:
+def chunkwise(*arguments: Any, chunk: int = CHUNK_SIZE) -> tuple[Tensor, Tensor]:
     """The exact chunkwise form in plain torch: any device, any dtype, no compiler needed.
 
-    Arguments as in `reference`.
+    Arguments as of `reference`.
     """
-    memory = empty_memory(first_keys, second_keys, values, pairing) if memory is None else memory
-    tensors = (first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory)
-    keep_for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if mask is not None:  # a step at which no time passes writes nothing
-        tensors = (*tensors[:3], write_strengths * mask, *tensors[4:])
-    size = max(1, min(chunk_size, values.shape[1]))
-    return _forward(*tensors, output_mask, mask, resets, pairing, size, keep_for_backward)[:2]
+    x = DEFINITION.Arguments(*arguments, max(1, min(chunk, arguments[0].shape[1])))
+    if x.memory is None:
+        x = x._replace(memory=empty_memory(x.first_keys, x.second_keys, x.values, x.pairing))
+    if x.mask is not None:  # a step at which no time passes writes nothing
+        x = x._replace(write_strengths=x.write_strengths * x.mask)
+    return _fwm(*x)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from fastweights.ops.differentiable import Definition
 from fastweights.ops.fwm.pairing import PAIRINGS, empty_memory
-
-LAYER_NORM_EPSILON = 1e-5
+from fastweights.ops.layer_norm import EPSILON
 
 
 def reference(
@@ -21,10 +21,12 @@ def reference(
     mask: Tensor | None,
     resets: Tensor | None,
     pairing: str,
+    chunk: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The paper's equations 3, 4 and 7 step by step: slow, for tests and second derivatives.
 
-    Arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]` or None where it is empty.
+    Arguments as in `fast_weight_memory`, the memory as a matrix `[B, K, V]` or None where it is empty;
+    `chunk` is for forms that have chunks.
     """
     join = PAIRINGS[pairing].join
     F = empty_memory(first_keys, second_keys, values, pairing) if memory is None else memory
@@ -42,7 +44,14 @@ def reference(
         n = first_queries[:, t]
         for i in range(second_queries.shape[2]):
             retrieved = torch.einsum("bkv,bk->bv", F, join(n, second_queries[:, t, i]))
-            n = layer_norm(retrieved, retrieved.shape[-1:], eps=LAYER_NORM_EPSILON)  # eq. 7
+            n = layer_norm(retrieved, retrieved.shape[-1:], eps=EPSILON)  # eq. 7
         outputs.append(n)
     y = torch.stack(outputs, 1)
     return (y if output_mask is None else y * output_mask.unsqueeze(-1)), F
+
+
+DEFINITION = Definition(
+    reference,
+    inputs="first_keys second_keys values write_strengths first_queries second_queries memory",
+    results="outputs last_memory",
+)

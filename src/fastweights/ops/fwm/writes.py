@@ -18,7 +18,7 @@ from torch.nn.functional import layer_norm
 from fastweights.ops import cpu
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.fwm.cpu import SIZES
-from fastweights.ops.fwm.reference import LAYER_NORM_EPSILON
+from fastweights.ops.layer_norm import EPSILON
 from fastweights.ops.tanh import tanh
 
 
@@ -107,7 +107,7 @@ def _plain(memory: Writes, count: int, k1: Tensor, k2: Tensor, v: Tensor, beta: 
     memory.squared_norm.copy_(norm.clamp(max=1))
     for hop in range(e.shape[1]):
         found = _answer(memory, count + 1, n, e[:, hop])
-        n = layer_norm(found, found.shape[-1:], eps=LAYER_NORM_EPSILON)
+        n = layer_norm(found, found.shape[-1:], eps=EPSILON)
     return n
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
+from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.lstm.cpu import compiled, refuses
 from fastweights.ops.lstm.plain import plain
 from fastweights.ops.lstm.reference import reference
@@ -81,7 +82,7 @@ def lstm(
     answer_dtype = gate_inputs.dtype
     tensors = in_one_dtype((gate_inputs, recurrent_weight, hidden, cell))
     run = BACKENDS[choose("lstm", BACKENDS, backend, tensors)].run
-    with torch.autocast(gate_inputs.device.type, enabled=False):
+    with without_autocast(gate_inputs.device.type):
         y, hidden, cell = run(*tensors, mask, resets, tokens)
     return y.to(answer_dtype), hidden, cell
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from fastweights.ops.differentiable import Definition
+
 
 def look_up(gate_inputs: Tensor, tokens: Tensor | None) -> Tensor:
     """The gates' inputs `[B, T, 4·H]`: as given, or the rows of a table `[V, 4·H]` that tokens `[B, T]` choose."""
@@ -37,3 +39,6 @@ def reference(
         h, c = new_h, new_c
         outputs.append(h)
     return torch.stack(outputs, 1), h, c
+
+
+DEFINITION = Definition(reference, inputs="gate_inputs weight hidden cell", results="hiddens last_hidden last_cell")

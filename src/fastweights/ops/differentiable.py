@@ -1,0 +1,181 @@
+"""Ops whose gradients are written out, as custom operators that torch differentiates, traces and compiles.
+
+A `Definition` names an op's arguments and results; `Definition.implement` makes an implementation differentiable.
+Tensors go by name throughout: `x.weight` is an argument, `kept.gates` what the forward pass saved, `d.hiddens` the
+gradient of a result (None where there is none), `wanted.memory` whether an input's gradient is needed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import namedtuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", int: "SymInt", str: "str"}  # as schemas say it
+
+
+class Definition:
+    """The equations of an op, and the names of its arguments and results.
+
+    Args:
+        reference: the equations, a function of tensors first and options last; any number of derivatives.
+        inputs: names of the arguments that have gradients, its first.
+        results: names of what it returns.
+    """
+
+    def __init__(self, reference: Callable[..., tuple[Tensor | None, ...]], inputs: str, results: str):
+        parameters = inspect.signature(reference, eval_str=True).parameters
+        self.reference = reference
+        self.Arguments = namedtuple("Arguments", parameters)
+        self.Inputs = namedtuple("Inputs", inputs.split())
+        self.Results = namedtuple("Results", results.split())
+        self.schema = ", ".join(f"{KINDS[parameter.annotation]} {name}" for name, parameter in parameters.items())
+        self.tensors = sum(parameter.annotation in (Tensor, Tensor | None) for parameter in parameters.values())
+
+    def implement(
+        self,
+        name: str,
+        forward: Callable[[Any, bool], dict[str, Tensor]],
+        backward: Callable[[Any, Any, Any, Any], dict[str, Tensor | None]],
+        *,
+        saved: str,
+        empty: Callable[[Any, bool], dict[str, Tensor]],
+        empty_gradients: Callable[[Any], dict[str, Tensor]] | None = None,
+    ) -> Callable[..., tuple[Tensor, ...]]:
+        """Register operators for a forward and a backward pass; return a function of the reference's arguments.
+
+        Args:
+            name: of the operator, `fastweights::{name}`; the gradient is `fastweights::{name}_backward`.
+            forward: `forward(x, keep)` returns the results and what is saved, by name; `keep` is whether a gradient
+                will be needed.
+            backward: `backward(x, kept, d, wanted)` returns the gradients of the inputs by name, at least of those
+                that are wanted.
+            saved: names of what the gradient needs, results among them.
+            empty: `empty(x, keep)` allocates what `forward` returns: same names, shapes and strides.
+            empty_gradients: the same for `backward`; contiguous tensors of the inputs' shapes by default.
+        """
+        Arguments, Inputs, Results, tensors = self.Arguments, self.Inputs, self.Results, self.tensors
+        Saved = namedtuple("Saved", saved.split())
+        outputs = (*Results._fields, *(name for name in Saved._fields if name not in Results._fields))
+        places = [outputs.index(name) for name in Saved._fields]
+        empty_gradients = empty_gradients or contiguous_gradients
+        without_gradient = [None] * (len(Arguments._fields) + 1 - len(Inputs._fields))
+
+        def results_of(function):
+            def run(*arguments):
+                found = function(Arguments._make(arguments[:-1]), arguments[-1])
+                return tuple([found[name] for name in outputs])
+
+            return run
+
+        def run_backward(*given):
+            d, given = given[: len(Results._fields)], given[len(Results._fields) :]
+            x, kept = given[: len(Arguments._fields)], given[len(Arguments._fields) : -1]
+            found = backward(Arguments._make(x), Saved._make(kept), Results._make(d), Inputs._make(given[-1]))
+            return [found[name] for name, wanted in zip(Inputs._fields, given[-1], strict=True) if wanted]
+
+        def fake_backward(*given):
+            x = Arguments._make(given[len(Results._fields) :][: len(Arguments._fields)])
+            found = empty_gradients(x)
+            return [found[name] for name, wanted in zip(Inputs._fields, given[-1], strict=True) if wanted]
+
+        def setup_context(ctx, inputs, output):
+            ctx.options = inputs[tensors:-1]
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*inputs[:tensors], *[output[place] for place in places])
+
+        def gradient(ctx, *gradients):
+            saved = ctx.saved_tensors  # once: under activation checkpointing they cannot be unpacked again
+            x, d = Arguments(*saved[:tensors], *ctx.options), gradients[: len(Results._fields)]
+            wanted = ctx.needs_input_grad[: len(Inputs._fields)]
+            with without_autocast(saved[0].device.type):
+                if torch.is_grad_enabled():  # for second derivatives
+                    found = self._differentiable_gradients(x, d)
+                else:
+                    found = iter(gradient_operator(*d, *x, *saved[tensors:], wanted))
+                    found = [next(found) if needed else None for needed in wanted]
+            return (*found, *without_gradient)
+
+        def operator_of(name, run, fake, schema):
+            found = torch.library.custom_op(f"fastweights::{name}", run, mutates_args=(), schema=schema)
+            found.register_fake(fake)
+            return found
+
+        returns = ", ".join(["Tensor"] * len(outputs))
+        operator = operator_of(
+            name, results_of(forward), results_of(empty), f"({self.schema}, bool keep) -> ({returns})"
+        )
+        operator.register_autograd(gradient, setup_context=setup_context)
+        of_results = ", ".join(f"Tensor? d_{name}" for name in Results._fields)
+        of_saved = ", ".join(f"Tensor saved_{name}" for name in Saved._fields)
+        schema = f"({of_results}, {self.schema}, {of_saved}, bool[] wanted) -> Tensor[]"
+        gradient_operator = operator_of(f"{name}_backward", run_backward, fake_backward, schema)
+
+        def run(*arguments: Any) -> tuple[Tensor, ...]:
+            inputs = arguments[: len(Inputs._fields)]
+            keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+            return operator(*arguments, keep)[: len(Results._fields)]
+
+        return run
+
+    def _differentiable_gradients(self, x: Any, d: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """Gradients of the inputs through the reference, which can be differentiated once more."""
+        pairs = zip(self.reference(*x), d, strict=True)
+        pairs = [(y, dy) for y, dy in pairs if y is not None and dy is not None and y.requires_grad]
+        needed = [name for name in self.Inputs._fields if _requires_grad(getattr(x, name))]
+        if not pairs:
+            return [None for _ in self.Inputs._fields]
+        outputs, gradients = zip(*pairs, strict=True)
+        inputs = [getattr(x, name) for name in needed]
+        found = torch.autograd.grad(outputs, inputs, gradients, create_graph=True, allow_unused=True)
+        found = dict(zip(needed, found, strict=True))
+        return [found.get(name) for name in self.Inputs._fields]
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """A context in which autocast is off for a type of device; nothing to enter, and no time lost, where it is off."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def contiguous_gradients(x: Any) -> dict[str, Tensor]:
+    """An empty contiguous tensor of each argument's shape."""
+    return {name: a.new_empty(a.shape) for name, a in x._asdict().items() if isinstance(a, Tensor)}
+
+
+def time_first(like: Tensor, *shape: int) -> Tensor:
+    """An empty tensor `[B, T, …]` (of the shape of `like` by default) whose steps lie one after another in memory."""
+    B, T, *rest = shape or like.shape
+    size = math.prod(rest)
+    return like.new_empty_strided((B, T, *rest), (size, B * size, *_strides(rest)))
+
+
+def _strides(shape: list[int]) -> list[int]:
+    return [math.prod(shape[place + 1 :]) for place in range(len(shape))]
+
+
+def _requires_grad(x: Tensor | None) -> bool:
+    return x is not None and x.requires_grad
+
+
+def unless_full(mask: Tensor | None) -> Tensor | None:
+    """The mask, or None where it is True everywhere and can be left out."""
+    return None if mask is None or bool(mask.all()) else mask
+
+
+def states_before(first: Tensor, states: Tensor, resets: Tensor | None, time: int = 1) -> Tensor:
+    """The state before each step, from the first one and those after each step; zeros at a reset `[B, T]`.
+
+    Args:
+        first: `[B, H]`.
+        states: `[B, T, H]`, or `[T, B, H]` where `time` is 0.
+    """
+    found = torch.cat([first.unsqueeze(time), states.narrow(time, 0, states.shape[time] - 1)], time)
+    if resets is not None:
+        found *= ~(resets if time else resets.T).unsqueeze(-1)
+    return found
