@@ -153,10 +153,10 @@ def test_training_learns(begin):
     )  # fmt: skip
     trained.train()
     found = [record["return"] for record in records(trained, "train")]
-    moves = trained.task.environments("train", 1).moves
+    moves = trained.task.environments("train", 1).transitions
     bounds = trained.task.bounds("train")
-    assert moves.shape == (1, 3, 2) and bounds["random"] < bounds["best"]
-    share = (found[-1] - bounds["random"]) / (bounds["best"] - bounds["random"])
+    assert moves.shape == (1, 3, 2) and bounds["random"] < bounds["optimal"]
+    share = (found[-1] - bounds["random"]) / (bounds["optimal"] - bounds["random"])
     assert share > 0.6 and found[-1] > found[0]
 
 
@@ -289,8 +289,8 @@ def test_evaluate_on_the_command_line(run, capsys):
         found[" ".join(arguments)] = json.loads(capsys.readouterr().out)
     test, valid, longer = found.values()
     assert set(test) == {"split", "step", "return", "error", "episodes", "bounds"}
-    assert (test["split"], test["episodes"], set(test["bounds"])) == ("test", 16, {"random", "best"})
-    assert test["bounds"]["random"] < test["bounds"]["best"] < longer["bounds"]["best"]
+    assert (test["split"], test["episodes"], set(test["bounds"])) == ("test", 16, {"random", "optimal"})
+    assert test["bounds"]["random"] < test["bounds"]["optimal"] < longer["bounds"]["optimal"]
     assert valid["bounds"] != test["bounds"]
     assert cli.main(["evaluate", str(run), "--split=test"]) == 0
     printed = capsys.readouterr().out

@@ -188,12 +188,12 @@ def test_fwm_supports_the_masks_of_its_slow_core():
 def test_objective_and_task_must_fit():
     recipe = recipes.load("graph-rl/fwm", [*GRAPHS, "--objective.type=answers"])
     with pytest.raises(
-        UserError, match="The objective Answers is for tasks of the kind SequenceTask, and GraphRL is none"
+        UserError, match="The objective Answers is for tasks that extend SequenceTask, and GraphRL does not"
     ):
         recipes.assemble(recipe)
     recipe = recipes.load("art/lstm", [*SEQUENCES, "--objective.type=a2c"])
     with pytest.raises(
-        UserError, match="The objective A2C is for tasks of the kind EnvironmentTask, and Retrieval is none"
+        UserError, match="The objective A2C is for tasks that extend EnvironmentTask, and Retrieval does not"
     ):
         recipes.assemble(recipe)
 

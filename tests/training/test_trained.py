@@ -77,7 +77,7 @@ def test_an_agent_has_no_vocabulary(trainings):
 def test_other_settings_of_the_task_are_taken_and_others_refused(begin):
     trainer = begin("--training.steps=2")
     trainer.train()
-    assert load_model(trainer.run.path, ["--task.distractors=2"]).assembly.task.setting.distractors == 2
+    assert load_model(trainer.run.path, ["--task.distractors=2"]).assembly.task.sizes.distractors == 2
     with pytest.raises(UserError, match=r"leave --training\.steps=9 out"):
         load_model(trainer.run.path, ["--training.steps=9"])
     with pytest.raises(UserError, match="with a vocabulary of 180 tokens, and the task has a vocabulary of 200"):

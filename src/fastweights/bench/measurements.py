@@ -49,8 +49,10 @@ class TorchLSTM(Core):
         zeros = next(self.parameters()).new_zeros(batch_size, self.output_size)
         return LSTMState(zeros, zeros.clone())
 
-    def forward(self, x: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
-        """Map x `[B, T, input_size]` to y `[B, T, output_size]`."""
+    def forward(
+        self, x: Tensor, state: LSTMState | None = None, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState]:
+        """Map x `[B, T, input_size]` to y `[B, T, output_size]`; no measurement has padding, so mask is None."""
         state = self.initial_state(x.shape[0]) if state is None else state
         y, (hidden, cell) = self.lstm(x, (state.hidden.unsqueeze(0), state.cell.unsqueeze(0)))
         return y, LSTMState(hidden.squeeze(0), cell.squeeze(0))
