@@ -92,7 +92,7 @@ OTHER_OPTIONS = (
     "catbabi-lm/fwm",
     *TINY[1:-3],
     "--objective.type=language-model",
-    "--model.core={type: fwm, memory_size: 8, slow: {type: 'own_cores:MetaLSTM', hidden_size: 16}}",
+    "--model.core={type: fwm, memory_size: 8, slow: {type: 'own_cores:LearnedMeta', hidden_size: 16}}",
     "--training.accumulate=2",
     "--training.average={decay: 0.8}",
     "--training.optimizer={type: sgd, momentum: 0.9}",
@@ -104,7 +104,7 @@ OTHER_OPTIONS = (
 )
 
 
-def test_two_processes_are_as_one_with_accumulation_averages_and_a_cores_own_loss(folder, monkeypatch):
+def test_two_processes_are_as_one_with_averages_and_a_core_of_ones_own(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     other = tuple(word for word in OTHER_OPTIONS if "model.core." not in word)
     run(folder, TOGETHER, *other, "--out=other-two")
