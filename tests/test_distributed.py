@@ -12,27 +12,27 @@ import pytest
 import torch
 
 from fastweights import cli
+from fastweights.distributed import Group
 from fastweights.errors import UserError
 from fastweights.training import checkpoint
-from fastweights.training.distributed import Group
 from tolerances import assert_near
 
 TINY = (
     "catbabi-qa/fwm",
-    "--tasks=1,2",
+    "--babi-tasks=1,2",
     "--model.embedding_size=16",
     "--model.core.hidden_size=16",
     "--model.core.memory_size=8",
     "--task.segment_length=20",
     "--task.validation_stories=2",
-    "--training.rows=4",
-    "--training.evaluation_rows=2",
+    "--training.batch_size=4",
+    "--training.eval_batch_size=2",
     "--training.steps=100",
     "--training.report_every=3",
     "--training.evaluate_every=7",
 )
-TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastweights.cli", "train")
-ALONE = ("-m", "fastweights.cli", "train")
+TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastweights", "train")
+ALONE = ("-m", "fastweights", "train")
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or os.name != "posix", reason="needs torch.distributed and POSIX signals"
@@ -79,7 +79,47 @@ def test_two_processes_learn_as_one_with_all_the_rows(folder):
         kind = "train" if "train" in found else "valid"
         assert found[kind]["loss"] == pytest.approx(expected[kind]["loss"], rel=1e-5)
         assert found[kind].get("tokens") == expected[kind].get("tokens")
+        for metric in ("answer_accuracy", "questions"):
+            assert found[kind].get(metric) == expected[kind].get(metric)
+        assert found[kind]["answer_perplexity"] == pytest.approx(expected[kind]["answer_perplexity"], rel=1e-4)
     found, expected = (checkpoint.load(folder / name / "last.safetensors")[0] for name in ("two", "one"))
+    for name in expected:
+        if name != "random/torch":
+            assert_near(found[name], expected[name], name, tolerance=1e-3)
+
+
+OTHER_OPTIONS = (
+    "catbabi-lm/fwm",
+    *TINY[1:-3],
+    "--objective.type=language-model",
+    "--model.core={type: fwm, memory_size: 8, slow: {type: 'training_cores:LearnedMeta', hidden_size: 16}}",
+    "--training.accumulate=2",
+    "--training.average={decay: 0.8}",
+    "--training.optimizer={type: sgd, momentum: 0.9}",
+    "--training.early_stopping.patience=100",
+    "--training.steps=10",
+    "--training.report_every=5",
+    "--training.evaluate_every=5",
+    "--training.save_every=2",
+)
+
+
+def test_two_processes_are_as_one_with_averages_and_a_core_of_ones_own(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    other = tuple(word for word in OTHER_OPTIONS if "model.core." not in word)
+    run(folder, TOGETHER, *other, "--out=other-two")
+    run(folder, ALONE, *other, "--out=other-one")
+    two, one = records(folder / "other-two"), records(folder / "other-one")
+    assert [record["step"] for record in two] == [record["step"] for record in one] == [5, 5, 10, 10]
+    for found, expected in zip(two, one, strict=True):
+        kind = "train" if "train" in found else "valid"
+        assert found[kind] == pytest.approx(expected[kind], rel=1e-5)
+        assert "perplexity" in found[kind] and ("meta_loss" in found[kind]) == (kind == "train")
+    (found, two), (expected, one) = (
+        checkpoint.load(folder / name / "last.safetensors") for name in ("other-two", "other-one")
+    )
+    assert two["optimization"] == one["optimization"] and two["cursor"] == one["cursor"]
+    assert found.keys() == expected.keys() and any(name.startswith("average/") for name in found)
     for name in expected:
         if name != "random/torch":
             assert_near(found[name], expected[name], name, tolerance=1e-3)
@@ -122,7 +162,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from fastweights.training import distributed
+from fastweights import distributed
 
 def threads():
     return [task for task in os.listdir("/proc/self/task") if "gloo" in name(task)]
@@ -136,7 +176,7 @@ def name(task):
 with distributed.join() as group:
     model = DistributedDataParallel(torch.nn.Linear(3, 2))
     model(torch.ones(4, 3)).sum().backward()
-    group.wait()
+    group.barrier()
     during = threads()
     del model
 patience = time.monotonic() + 10  # the kernel lists a thread for a moment after it was joined
@@ -157,10 +197,10 @@ def test_no_thread_of_the_group_outlives_it(folder):
 
 
 def test_rows_are_shared_out_evenly_or_refused():
-    shares = [Group(rank, 4).share_of(32) for rank in range(4)]
-    assert [row for share in shares for row in range(32)[share]] == list(range(32))
-    with pytest.raises(UserError, match="30 rows cannot be shared evenly by 4 processes"):
-        Group(1, 4).share_of(30)
+    shards = [Group(rank, 4).shard(32) for rank in range(4)]
+    assert [row for shard in shards for row in range(32)[shard]] == list(range(32))
+    with pytest.raises(UserError, match="A batch of 30 cannot be divided evenly among 4 processes"):
+        Group(1, 4).shard(30)
 
 
 def test_a_device_that_is_not_there_is_named(capsys):

@@ -63,6 +63,27 @@ class LearnedStart(Core):
         return torch.stack(y, 1), state
 
 
+class LearnedMeta(LearnedStart):
+    """A learned initial state, and a term "meta" of the loss."""
+
+    def __init__(self, input_size: int, hidden_size: int = 8):
+        super().__init__(input_size, hidden_size)
+        self.meta = nn.Parameter(torch.tensor(3.0))
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        mask: Tensor | None = None,
+        resets: Tensor | None = None,
+        losses: Losses | None = None,
+    ) -> tuple[Tensor, Any]:
+        if losses is not None:
+            losses.add("meta", self.meta.square())
+        return super().forward(x, state, mask=mask, resets=resets)
+
+
 class Window(Core):
     """A sum over a segment and `memory` steps before it: step by step it sees less, but in a short sequence."""
 

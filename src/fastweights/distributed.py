@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -72,6 +72,24 @@ class Group:
         distributed.all_gather(parts, shard.contiguous())
         return torch.cat(parts)
 
+    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Average gradients over all processes; a parameter without one in all of them stays without one.
+
+        In place of DistributedDataParallel, which cannot see terms of a loss beside a model's output, nor parameters
+        that get a gradient in some steps alone.
+        """
+        if self.size == 1:
+            return
+        there = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
+        distributed.all_reduce(there, distributed.ReduceOp.MAX)
+        trained = [parameter for parameter, found in zip(parameters, there.tolist(), strict=True) if found]
+        gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in trained]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.size
+        for parameter, mean in zip(trained, flat.split([x.numel() for x in trained]), strict=True):
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype)
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -103,7 +121,7 @@ def join(device: str = "cpu") -> Iterator[Group]:
     if size == 1:
         yield Group(device=chosen)
         return
-    # Imported now, because DistributedDataParallel brings it, and imported later it would hold the group as a default
+    # Imported now, because torch.nn.parallel may bring it, and imported later it would hold the group as a default
     # argument: gloo's threads would outlive destroy_process_group, and could abort a process that is ending.
     importlib.import_module("torch.distributed.nn.functional")
 

@@ -268,8 +268,7 @@ def test_a_poisoned_weight_is_found(begin):
     assert (trained.run.path / "non_finite_step_5.safetensors").exists()
 
 
-def test_several_processes_are_refused(begin, monkeypatch):
-    monkeypatch.setattr("fastweights.training.loop.DistributedDataParallel", lambda model: model)
+def test_several_processes_are_refused(begin):
     with pytest.raises(UserError, match="A2C trains in one process; start it without torchrun"):
         begin(group=Group(0, 2))
 

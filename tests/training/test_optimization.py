@@ -181,8 +181,8 @@ def test_accumulated_segments_go_on_from_each_other(trainings):
     trainer = trainings.begin("catbabi-lm/fwm", *STORIES, "--training.accumulate=2", "--training.steps=2")
     forward = trainer._forward
 
-    def spy(model, item):
-        starts.append((trainer.state, forward(model, item)))
+    def spy(item):
+        starts.append((trainer.state, forward(item)))
         return starts[-1][1]
 
     trainer._forward = spy

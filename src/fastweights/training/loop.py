@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastweights import recipes
 from fastweights.cores.contract import map_state, state_from_dict, state_to_dict
@@ -103,7 +102,6 @@ class Trainer:
             raise UserError(f"{type(self.objective).__name__} trains in one process; start it without torchrun.")
         keep_freed_blocks()
         self.model = model.to(self.group.device)
-        self.parallel = self.model if self.group.size == 1 else DistributedDataParallel(self.model)
         torch.manual_seed(self.options.seed + self.group.rank)  # equal weights, different dropout
         self.optimization = Optimization(self.model, self.options)
         self.shard = self.group.shard(self.options.batch_size)
@@ -156,28 +154,30 @@ class Trainer:
     def optimizer_step(self) -> None:
         """One step of the optimizer, on one batch or several."""
         accumulated = self.options.accumulate
-        sums, count = Sums(), 0
+        sums, count, failure = Sums(), 0, None
         for _ in range(accumulated):
-            item = next(self.source)
-            result = self._forward(self.parallel, item)
+            item, carried = next(self.source), self.state
+            result = self._forward(item)
             (result.loss if accumulated == 1 else result.loss / accumulated).backward()
-            if not math.isfinite(result.loss.item()):
-                raise self._explain_non_finite(item, result)
+            if failure is None and not math.isfinite(result.loss.item()):
+                failure = item, result, carried
             sums.add(result.sums)
             count += result.count
-            carried = self.state
             self.state = result.state
-        if not math.isfinite(self.optimization.step(self.step, result.lr_scale).item()):
-            self.state = carried
+        self.group.average_gradients(self.optimization.parameters)
+        if failure is None and not math.isfinite(self.optimization.step(self.step, result.lr_scale).item()):
+            failure = item, result, carried
+        if failure is not None:
+            item, result, self.state = failure
             raise self._explain_non_finite(item, result)
         self.sums.add(sums.values)
         self.count += count
         self.observer.step(Progress(self.step + 1, self.options.steps, sums.values, count))
 
-    def _forward(self, model: nn.Module, item: Any) -> Step:
+    def _forward(self, item: Any) -> Step:
         half = self.options.precision == "bfloat16"
         with torch.autocast(self.group.device.type, torch.bfloat16, enabled=half):
-            return self.objective.step(model, self.task, item, self.state, self.group)
+            return self.objective.step(self.model, self.task, item, self.state, self.group)
 
     def _report(self, since: float) -> float:
         """Record the metrics since the last report, and return the time of this one."""
@@ -320,7 +320,7 @@ class Trainer:
     def _explain_non_finite(self, item: Any, result: Step) -> UserError:
         """Find the first tensor that is not finite when the step runs again, and save its inputs."""
         culprit = "the gradient (all tensors of the forward pass are finite)"
-        for name, tensor in first_non_finite(self.model, self.state, lambda: self._forward(self.model, item)):
+        for name, tensor in first_non_finite(self.model, self.state, lambda: self._forward(item)):
             culprit = f"{name} {list(tensor.shape)}"
             break
         path = self.run.path / f"non_finite_step_{self.step + 1}.safetensors"
