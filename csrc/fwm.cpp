@@ -19,7 +19,7 @@ struct Memory {
   static constexpr int W = width_for(D), NV = D / W, R = rows_for(NV), SIZE = D * D * D;
   using V = vec<W>;
 
-  // out[a] = sum_s x[a][s] sum_r y[a][r] F[s][r]: what the memory answers to the addresses x[a] (x) y[a].
+  // out[a] = sum_s x[a][s] sum_r y[a][r] F[s][r]: the read-outs at the addresses x[a] (x) y[a].
   static void read(int count, const float* x, const float* y, const float* F, float* out) {
     std::memset(out, 0, sizeof(float) * count * D);
     for (int s = 0; s < D; ++s)
@@ -75,7 +75,7 @@ struct Memory {
     }
   }
 
-  // Gradients of x and y from those q of the answers, where addresses are many: everything transposed [D][stride], so
+  // Gradients of x and y from those q of the read-outs, where addresses are many: everything transposed [D][stride], so
   // that addresses lie along the vectors. P[s][r] = F[s][r] . q (+ G[s][r] . p), dx[s] = P[s] . y, dy = sum_s x[s] P[s].
   static void pull_many(int count, int stride, const float* x, const float* y, const float* F, const float* q,
                         const float* G, const float* p, float* dx, float* dy) {
@@ -222,9 +222,9 @@ struct Row {
   float *k1, *k2;                // [steps][D]
   float *k1_columns, *k2_columns;  // [D][stride]
   float *similar1, *similar2, *gram;  // [steps][stride]
-  float *after, *start;          // what is left after step t of write j [steps][stride], and of the first memory [steps]
+  float *after, *start;          // the remaining scale of write j after step t [steps][stride], and of the first memory [steps]
   float *factors;                // [steps]
-  int* where;                    // where answers are needed
+  int* where;                    // where outputs are needed
   int reads = 0;
   float *read_after, *read_start;  // the rows of after and start at those positions
   float *weights;                // [steps][stride]
@@ -284,7 +284,7 @@ struct Row {
       for (int k = 0; k < D; ++k) rows[i * D + k] += columns[k * stride + i];
   }
 
-  // Keys, their similarities, and where answers are needed.
+  // Keys, their similarities, and where outputs are needed.
   void begin(int from) {
     first = from;
     steps = smaller(chunk, T - from);
@@ -357,7 +357,7 @@ struct Row {
       }
       if (a.output_mask)
         for (int t = 0; t < steps; ++t) std::memset(a.outputs + out(t) * D, 0, sizeof(float) * D);
-      if (reads) answer(empty ? nullptr : F, delta, n, e, y, halves);
+      if (reads) read_out(empty ? nullptr : F, delta, n, e, y, halves);
       for (int t = 0; t < steps; ++t) {
         const float left = after[(steps - 1) * stride + t];
         for (int i = 0; i < D; i += W) store<W>(last + t * D + i, left * load<W>(delta + t * D + i));
@@ -371,7 +371,7 @@ struct Row {
 
   // The only sequential part: what each step writes. old holds F_0^T u at first, v_old in the end.
   float write_scan(float* old, float* delta, float norm) {
-    float* before = weights;  // one row: what is left of each write before this step
+    float* before = weights;  // one row: the remaining scale of each write before this step
     for (int t = 0; t < steps; ++t) {
       const bool fresh = reset(t);
       if (fresh) norm = 0;
@@ -411,7 +411,7 @@ struct Row {
   }
 
   // F: the first memory, or null where it is empty.
-  void answer(const float* F, const float* delta, float* n, float* e, float* y, float* halves) {
+  void read_out(const float* F, const float* delta, float* n, float* e, float* y, float* halves) {
     gather_decays();
     for (int p = 0; p < reads; ++p)
       std::memcpy(n + p * D, a.n + b * a.n_row + (first + where[p]) * a.n_step, sizeof(float) * D);
@@ -666,7 +666,7 @@ struct Row {
   static constexpr int FEW = 8;
 };
 
-// One step of a memory kept as its writes: F = sum_j left[j] (k1_j (x) k2_j) (x) written_j. Each read of a chain waits
+// One step of a log of writes: F = sum_j decay[j] (k1_j (x) k2_j) (x) written_j. Each read of a chain waits
 // for the one before: a few rows go through it side by side, so that the processor has something else to do meanwhile.
 template <int D>
 struct Step {
@@ -679,7 +679,7 @@ struct Step {
 
   const float* key1(int64_t b) const { return a.k1 + b * a.k1_row; }
   const float* key2(int64_t b) const { return a.k2 + b * a.k2_row; }
-  float* left(int64_t b) const { return a.left + b * C; }
+  float* decay(int64_t b) const { return a.decay + b * C; }
   float* written(int64_t b) const { return a.written + b * C * D; }
 
   void run(int64_t first, int rows) const {
@@ -687,7 +687,7 @@ struct Step {
     float *weights = workspace(C + ROWS * each), *similar = weights + C, y[D];
     for (int r = 0; r < rows; ++r) begin(first + r, similar + r * each);
     for (int r = 0; r < rows; ++r) {
-      answer(first + r, key1(first + r), similar + r * each, count, weights, y);
+      read_out(first + r, key1(first + r), similar + r * each, count, weights, y);
       write(first + r, y);
     }
     for (int r = 0; r < rows; ++r)
@@ -695,7 +695,7 @@ struct Step {
     for (int i = 1; i <= hops; ++i)
       for (int r = 0; r < rows; ++r) {
         float* n = a.outputs + (first + r) * D;
-        answer(first + r, n, similar + r * each + i * C, count + 1, weights, y);
+        read_out(first + r, n, similar + r * each + i * C, count + 1, weights, y);
         M::normalise(1, y, n);
       }
   }
@@ -719,11 +719,11 @@ struct Step {
     }
   }
 
-  // What the first `writes` of the writes answer to x and to the second key that `similar` is of.
-  void answer(int64_t b, const float* x, const float* similar, int writes, float* weights, float* out) const {
+  // The read-out of the first `writes` writes at x and the second key of `similar`.
+  void read_out(int64_t b, const float* x, const float* similar, int writes, float* weights, float* out) const {
     products(a.first_keys + b * D * C, x, writes, weights);
     for (int j = 0; j < writes; j += WIDTH)
-      store<WIDTH>(weights + j, load<WIDTH>(weights + j) * load<WIDTH>(similar + j) * load<WIDTH>(left(b) + j));
+      store<WIDTH>(weights + j, load<WIDTH>(weights + j) * load<WIDTH>(similar + j) * load<WIDTH>(decay(b) + j));
     V even[NV] = {}, odd[NV] = {};
     for (int j = 0; j < writes; j += 2)  // the weight beyond the last is 0
       for (int n = 0; n < NV; ++n) {
@@ -744,10 +744,10 @@ struct Step {
       growth += (o + half * d) * d;
     }
     float norm = a.squared_norm[b] + 2 * sum<W>(growth);  // as in Row::write_scan
-    left(b)[count] = 1;
+    decay(b)[count] = 1;
     if (norm > 1) {
       const float factor = 1 / __builtin_sqrtf(norm);
-      for (int j = 0; j <= count; ++j) left(b)[j] *= factor;
+      for (int j = 0; j <= count; ++j) decay(b)[j] *= factor;
       norm = 1;
     }
     a.squared_norm[b] = norm;

@@ -60,7 +60,7 @@ struct FWMStepArguments {
   const float *k1, *k2, *v, *beta, *n, *e;       // [B, d], [B], [B, hops, d], each row in one piece
   int64_t k1_row, k2_row, v_row, beta_row, n_row, e_row;
   float *first_keys, *second_keys;               // [B, d, capacity]
-  float *written, *left, *squared_norm;          // [B, capacity, d], [B, capacity], [B]
+  float *written, *decay, *squared_norm;          // [B, capacity, d], [B, capacity], [B]
   float* outputs;                                // [B, d]
 };
 

@@ -74,11 +74,11 @@ def loss_of(y: Tensor, memory: Tensor) -> Tensor:
 
 
 def results(inputs: list[Tensor], backend: str, create_graph: bool = False, **options) -> dict[str, Tensor]:
-    """Answers, final memory and the gradients of all inputs."""
+    """Read-outs, final memory and the gradients of all inputs."""
     y, memory = fast_weight_memory(*inputs, backend=backend, **options)
     gradients = torch.autograd.grad(loss_of(y, memory), inputs, create_graph=create_graph)
     named = {f"gradient of {name}": gradient for name, gradient in zip(NAMES, gradients, strict=True)}
-    return {"answers": y, "final memory": memory} | named
+    return {"read-outs": y, "final memory": memory} | named
 
 
 def assert_like_the_reference(inputs: list[Tensor], backend: str, **options) -> None:
@@ -107,7 +107,7 @@ def test_writes_and_reads_as_the_equations_say():
 
 
 @every_backend
-def test_a_fact_is_answered_through_a_chain(backend):
+def test_a_fact_is_read_through_a_chain(backend):
     """Write a→b and b→c; a chain of two reads from a gives c."""
     a, b, c, relation = torch.eye(4, dtype=torch.float64)
     first_keys, values = torch.stack([a, b])[None], torch.stack([b, c])[None]
@@ -248,7 +248,7 @@ def test_half_precision_inputs(backend, dtype):
     widened = [x.detach().float().requires_grad_() for x in inputs]
     expected = results(widened, "reference")
     found = results(inputs, backend)
-    assert found["answers"].dtype == dtype
+    assert found["read-outs"].dtype == dtype
     assert found["final memory"].dtype == torch.float32
     for what, result in found.items():
         assert result.isfinite().all(), what
@@ -261,7 +261,7 @@ def test_autocast_leaves_the_recurrence_alone(backend):
     expected = results(inputs, backend)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, memory = fast_weight_memory(*inputs, backend=backend)
-    assert torch.equal(y, expected["answers"])
+    assert torch.equal(y, expected["read-outs"])
     assert torch.equal(memory, expected["final memory"])
     loss_of(y, memory).backward()  # outside, as torch recommends
     for name, x in zip(NAMES, inputs, strict=True):
@@ -297,7 +297,7 @@ def test_segments_equal_the_whole(backend, pairing):
             **{name: mask[:, start:stop] for name, mask in masks.items()},
         )
         parts.append(part)
-    assert_near(torch.cat(parts, 1), whole, "answers")
+    assert_near(torch.cat(parts, 1), whole, "read-outs")
     assert_near(memory, final, "final memory")
     expected = torch.autograd.grad(loss_of(whole, final), inputs)
     gradients = torch.autograd.grad(loss_of(torch.cat(parts, 1), memory), inputs)
@@ -314,12 +314,12 @@ def test_rows_are_independent(backend):
         alone = [x[row : row + 1].detach() for x in inputs]
         masks_alone = {name: mask[row : row + 1] for name, mask in masks.items()}
         y, memory = fast_weight_memory(*alone, backend=backend, **masks_alone)
-        assert_near(y[0], together["answers"][row])
+        assert_near(y[0], together["read-outs"][row])
         assert_near(memory[0], together["final memory"][row])
 
 
 @every_backend
-def test_answers_are_zero_where_none_are_read(backend):
+def test_outputs_are_zero_where_none_is_needed(backend):
     inputs = some_inputs(2, 50, 4, 4, 4, 2)
     output_mask = torch.rand(2, 50) < 0.3
     y, memory = fast_weight_memory(*inputs, output_mask=output_mask, backend=backend)
@@ -333,7 +333,7 @@ def test_answers_are_zero_where_none_are_read(backend):
 def test_no_reads_anywhere(backend):
     inputs = some_inputs(2, 50, 4, 4, 4, 2)
     found = results(inputs, backend, output_mask=torch.zeros(2, 50, dtype=torch.bool))
-    assert (found["answers"] == 0).all()
+    assert (found["read-outs"] == 0).all()
     assert (found["gradient of first_queries"] == 0).all()
     assert (found["gradient of second_queries"] == 0).all()
     expected = results(inputs, "reference")["final memory"]

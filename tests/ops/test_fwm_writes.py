@@ -1,4 +1,4 @@
-"""A memory kept as its writes against the memory itself, step by step."""
+"""A log of writes against the memory itself, step by step."""
 
 import pytest
 import torch
@@ -7,17 +7,17 @@ from torch import Tensor
 
 from fastweights.ops import cpu
 from fastweights.ops.fwm import fast_weight_memory
-from fastweights.ops.fwm.writes import Writes, write_and_read
+from fastweights.ops.fwm.writes import WriteLog, write_and_read
 from tolerances import assert_near
 
 OPTIONS = {"write_scale": 0.7, "tanh_first_query": True, "tanh_queries": True}
 SIZES = [(4, 4, 4, 3), (5, 3, 6, 1), (8, 8, 8, 2), (16, 16, 16, 3), (32, 32, 32, 1)]  # S, R, V and reads
 
 
-def step_by_step(inputs: list[Tensor], backend: str = "auto") -> tuple[Tensor, Writes]:
-    """The answers `[B, T, V]` of a memory that starts empty, and what was written."""
+def step_by_step(inputs: list[Tensor], backend: str = "auto") -> tuple[Tensor, WriteLog]:
+    """The read-outs `[B, T, V]` of a memory that starts empty, and what was written."""
     k1, k2, v = inputs[:3]
-    memory = Writes.none(v, *v.shape[:1], k1.shape[-1], k2.shape[-1], v.shape[-1], capacity=v.shape[1])
+    memory = WriteLog.empty(v, *v.shape[:1], k1.shape[-1], k2.shape[-1], v.shape[-1], capacity=v.shape[1])
     steps = zip(*(x.unbind(1) for x in inputs), strict=True)
     return torch.stack([write_and_read(memory, *step, **OPTIONS, backend=backend) for step in steps], 1), memory
 
@@ -29,9 +29,9 @@ def test_equals_the_memory(sizes):
     expected, memory = fast_weight_memory(*inputs, **OPTIONS, backend="reference")
     assert_near(found, expected)
     count = int(writes.count)
-    assert count == 33 and writes.left.shape == (3, 48)
-    k1, k2, left = writes.first_keys[:, :, :count], writes.second_keys[:, :, :count], writes.left[:, :count]
-    formed = torch.einsum("bsc,brc,bc,bcv->bsrv", k1, k2, left, writes.written[:, :count])
+    assert count == 33 and writes.decay.shape == (3, 48)
+    k1, k2, decay = writes.first_keys[:, :, :count], writes.second_keys[:, :, :count], writes.decay[:, :count]
+    formed = torch.einsum("bsc,brc,bc,bcv->bsrv", k1, k2, decay, writes.written[:, :count])
     assert_near(formed, memory)
     assert_near(writes.squared_norm, memory.square().sum((1, 2, 3)))
 
@@ -60,7 +60,7 @@ def test_a_full_memory_and_other_pairings_are_refused():
     with pytest.raises(ValueError, match="room for 16 writes"):
         write_and_read(memory, *(x[:, 0] for x in inputs))
     with pytest.raises(ValueError, match="concatenation"):
-        write_and_read(Writes.none(inputs[2], 1, 4, 4, 4, 3), *(x[:, 0] for x in inputs), pairing="concatenation")
+        write_and_read(WriteLog.empty(inputs[2], 1, 4, 4, 4, 3), *(x[:, 0] for x in inputs), pairing="concatenation")
 
 
 def test_a_backend_that_cannot_run_is_said_when_insisted_on():

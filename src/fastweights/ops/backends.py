@@ -1,6 +1,7 @@
-"""Which implementations of an op can run here, which would be chosen, and why."""
+"""The implementations of an op: which of them can run on a device, which one "auto" chooses, and why."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from fastweights.errors import nearest
@@ -9,13 +10,32 @@ PREFERENCE = ("cpu", "plain", "reference")
 
 
 class Backend(NamedTuple):
-    """An implementation of an op: what runs, and why it cannot run (on given tensors), or None where it can."""
+    """An implementation of an op.
 
-    run: Callable[..., Any]
-    refuses: Callable[..., str | None] = lambda *question: None
+    Attributes:
+        run: a function, or "module:function" for one whose module is imported at its first use.
+        unsupported_reason: `unsupported_reason(device, *arguments)` returns why the backend cannot run on a type of
+            device (with an op's arguments), or None where it can.
+    """
+
+    run: Callable[..., Any] | str
+    unsupported_reason: Callable[..., str | None] = lambda device, *arguments: None
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function, its module imported.
+
+        >>> Backend("math:sqrt").load()(4.0)
+        2.0
+        """
+        if not isinstance(self.run, str):
+            return self.run
+        module, _, name = self.run.partition(":")
+        return getattr(import_module(module), name)
 
 
-def choose(op: str, backends: Mapping[str, Backend], wanted: str = "auto", *question: Any) -> str:
+def choose(
+    op: str, backends: Mapping[str, Backend], backend: str = "auto", *arguments: Any, device: str = "cpu"
+) -> str:
     """Return the name of the backend to run; an explicit choice is never changed silently.
 
     >>> choose("fwm", {"reference": Backend(print), "plain": Backend(print)})
@@ -24,34 +44,36 @@ def choose(op: str, backends: Mapping[str, Backend], wanted: str = "auto", *ques
     Args:
         op: the op's name, for messages.
         backends: its backends by name.
-        wanted: a name, or "auto" for the first in PREFERENCE that can run.
-        question: what is to be run, as the op's backends are asked about it; nothing asks about this machine alone.
+        backend: a name, or "auto" for the first in PREFERENCE that can run.
+        arguments: the op's arguments, as its backends check them; without any, the device alone decides.
+        device: the type of the device that the tensors are on.
 
     Raises:
-        ValueError: where `wanted` is not "auto" and not there, or cannot run.
+        ValueError: if `backend` is unknown or cannot run.
     """
-    if wanted == "auto":
-        return next(name for name in PREFERENCE if name in backends and backends[name].refuses(*question) is None)
-    if wanted not in backends:
-        raise ValueError(f'{op} has no backend "{wanted}"{nearest(wanted, backends)} (it has: {", ".join(backends)})')
-    reason = backends[wanted].refuses(*question)
+    if backend == "auto":
+        names = (name for name in PREFERENCE if name in backends)
+        return next(name for name in names if backends[name].unsupported_reason(device, *arguments) is None)
+    if backend not in backends:
+        raise ValueError(f'{op} has no backend "{backend}"{nearest(backend, backends)} (it has: {", ".join(backends)})')
+    reason = backends[backend].unsupported_reason(device, *arguments)
     if reason:
-        raise ValueError(f'{op} cannot run with backend "{wanted}": {reason}; "auto" takes the best that can')
-    return wanted
+        raise ValueError(f'{op} cannot run with backend "{backend}": {reason}; "auto" takes the best that can')
+    return backend
 
 
-def explain(op: str, backends: Mapping[str, Backend]) -> list[dict]:
-    """List an op's backends by preference: whether "auto" chooses each, and what it is or why it cannot run."""
-    chosen = choose(op, backends)
+def explain(op: str, backends: Mapping[str, Backend], device: str = "cpu") -> list[dict]:
+    """List an op's backends on a type of device, by preference: name, available, chosen, and a reason or summary."""
+    chosen = choose(op, backends, device=device)
+    reasons = {name: backends[name].unsupported_reason(device) for name in PREFERENCE if name in backends}
     return [
         {
             "name": name,
-            "available": backends[name].refuses() is None,
+            "available": reason is None,
             "chosen": name == chosen,
-            "reason": backends[name].refuses() or summary(backends[name].run),
+            "reason": reason or summary(backends[name].load()),
         }
-        for name in PREFERENCE
-        if name in backends
+        for name, reason in reasons.items()
     ]
 
 

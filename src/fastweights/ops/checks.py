@@ -1,4 +1,4 @@
-"""Shapes and masks that do not fit are refused before they can broadcast into a wrong result; dtypes are made one."""
+"""Checks of shapes and masks, before they can broadcast into a wrong result, and promotion to one dtype."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_shapes(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
-    """Compare each tensor's shape with the one it must have; None is an optional tensor left out.
+    """Compare each tensor's shape with the one it must have; None is an optional tensor that is not given.
 
     >>> check_shapes({"hidden": (torch.zeros(2, 3), (2, 4))})
     Traceback (most recent call last):
@@ -16,10 +16,10 @@ def check_shapes(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> 
     Raises:
         ValueError: naming the first that does not fit.
     """
-    for name, (tensor, wanted) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != wanted:
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
-                f"{name} has shape {list(tensor.shape)}; beside the other arguments it must be {list(wanted)}"
+                f"{name} has shape {list(tensor.shape)}; beside the other arguments it must be {list(shape)}"
             )
 
 

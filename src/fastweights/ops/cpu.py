@@ -101,7 +101,7 @@ class FWMStepArguments(_Arguments):
     _fields_ = [
         *_fields("B d hops threads count capacity", "k1 k2 v beta n e"),
         *_fields(
-            "k1_row k2_row v_row beta_row n_row e_row", "first_keys second_keys written left squared_norm outputs"
+            "k1_row k2_row v_row beta_row n_row e_row", "first_keys second_keys written decay squared_norm outputs"
         ),
     ]
 
@@ -141,7 +141,7 @@ INTERFACE = [VERSION, WIDEST_VECTOR, MOST_HOPS, round(EPSILON * 1e9), *(ctypes.s
 
 
 def _interface(library: ctypes.CDLL) -> list[int] | None:
-    """The INTERFACE of a library, or None of one that is older than this question."""
+    """The INTERFACE of a library, or None if it is too old to have one."""
     values = (ctypes.c_int64 * 64)()
     try:
         return values[: library.fastweights_interface(values)]
@@ -175,8 +175,8 @@ def best() -> int:
 
 
 def _instruction_set() -> int:
-    wanted = os.environ.get("FASTWEIGHTS_INSTRUCTION_SET")
-    return min(best(), INSTRUCTION_SETS.index(wanted)) if wanted in INSTRUCTION_SETS else best()
+    name = os.environ.get("FASTWEIGHTS_INSTRUCTION_SET")
+    return min(best(), INSTRUCTION_SETS.index(name)) if name in INSTRUCTION_SETS else best()
 
 
 LIBRARY, PROBLEM = _load(_find())
@@ -195,14 +195,14 @@ def call(function: str, arguments: _Arguments) -> None:
     """Run a kernel.
 
     Raises:
-        RuntimeError: where it does not support a size (the op's backend should have said so before).
+        RuntimeError: if it does not support a size (the op's backend should have said so before).
     """
     if getattr(LIBRARY, f"fastweights_{function}")(ctypes.byref(arguments), INSTRUCTION_SET):
         raise RuntimeError(f"the kernel {function} does not support tensors of these sizes")
 
 
-def refuses(tensors: Sequence[Tensor | None] = ()) -> str | None:
-    """Why the kernels cannot run on tensors, or None where they can."""
+def unsupported_reason(device: str, tensors: Sequence[Tensor | None] = ()) -> str | None:
+    """Why the kernels cannot run on a type of device, or on tensors; None where they can."""
     if PROBLEM:
         return PROBLEM
     for tensor in tensors:
@@ -212,7 +212,7 @@ def refuses(tensors: Sequence[Tensor | None] = ()) -> str | None:
             return f"it runs on the CPU, the tensors are on {tensor.device.type}"
         if tensor.dtype != torch.float32:
             return f"it computes in float32, the tensors are {str(tensor.dtype).removeprefix('torch.')}"
-    return None
+    return None if device == "cpu" else f"it runs on the CPU, not on {device}"
 
 
 def rows(tensor: Tensor) -> Tensor:
@@ -225,6 +225,6 @@ def padded(size: int) -> int:
     return -(-size // WIDEST_VECTOR) * WIDEST_VECTOR
 
 
-def begun(gradient: Tensor | None, like: Tensor) -> Tensor:
-    """A state's last gradient, to be carried back in place: a copy, or zeros where there is none."""
+def initial_gradient(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient of a last state, for the kernel to update in place: a copy, or zeros for None."""
     return torch.zeros_like(like) if gradient is None else gradient.clone(memory_format=torch.contiguous_format)

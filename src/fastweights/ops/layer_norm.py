@@ -18,13 +18,13 @@ def normalize_backward(
     d_y: Tensor, x: Tensor, mean: Tensor, inverse_deviation: Tensor, gain: Tensor, bias: Tensor
 ) -> Tensor:
     """The gradient of x `[B, N]`."""
-    wanted = [True, False, False]
-    return aten.native_layer_norm_backward(d_y, x, gain.shape, mean, inverse_deviation, gain, bias, wanted)[0]
+    outputs = [True, False, False]
+    return aten.native_layer_norm_backward(d_y, x, gain.shape, mean, inverse_deviation, gain, bias, outputs)[0]
 
 
 def parameters_backward(
     d_y: Tensor, x: Tensor, mean: Tensor, inverse_deviation: Tensor, gain: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of gain and bias, summed over all leading dimensions of x `[…, N]` at once."""
-    wanted = [False, True, True]
-    return aten.native_layer_norm_backward(d_y, x, gain.shape, mean, inverse_deviation, gain, bias, wanted)[1:]
+    outputs = [False, True, True]
+    return aten.native_layer_norm_backward(d_y, x, gain.shape, mean, inverse_deviation, gain, bias, outputs)[1:]

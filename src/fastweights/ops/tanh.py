@@ -1,4 +1,4 @@
-"""The hyperbolic tangent of keys and queries."""
+"""A faster tanh, for keys and queries."""
 
 import torch
 from torch import Tensor

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
-from fastweights.ops.cpu import refuses
+from fastweights.ops.cpu import unsupported_reason
 from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fw_lstm.cpu import compiled
 from fastweights.ops.fw_lstm.plain import plain
 from fastweights.ops.fw_lstm.reference import reference
 from fastweights.ops.outer_product import chunk_length
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, refuses)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, unsupported_reason)}
 
 
 def fast_weight_lstm(
@@ -56,7 +56,7 @@ def fast_weight_lstm(
     torch.Size([2, 10, 16])
 
     Args:
-        gate_inputs: what the input and the biases give the gates i, f, o, g in this order, `[B, T, 4·H]`.
+        gate_inputs: the projected input of the gates i, f, o, g in this order, with the biases, `[B, T, 4·H]`.
         recurrent_weight: W `[4·H, H]`.
         gates_gain, gates_bias: of the layer norm over all gates, `[4·H]`.
         cell_gain, cell_bias: of the layer norm of the cell, `[H]`.
@@ -75,7 +75,7 @@ def fast_weight_lstm(
         h_1 … h_T `[B, T, H]`, h_T, c_T and A_T (or None).
 
     Raises:
-        ValueError: where shapes do not fit each other, or the backend is unknown.
+        ValueError: if shapes do not fit each other, or the backend is unknown.
     """
     H = recurrent_weight.shape[-1]
     B, T = gate_inputs.shape[:2]
@@ -97,7 +97,8 @@ def fast_weight_lstm(
     check_masks((B, T), mask=mask, resets=resets)
     tensors = [gate_inputs, recurrent_weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory]
     tensors = in_one_dtype(tensors)
-    run = BACKENDS[choose("fw_lstm", BACKENDS, backend, tensors)].run
-    with without_autocast(gate_inputs.device.type):
+    device = gate_inputs.device.type
+    run = BACKENDS[choose("fw_lstm", BACKENDS, backend, tensors, device=device)].load()
+    with without_autocast(device):
         y, hidden, cell, last = run(*tensors, mask, resets, decay, rate, chunk or chunk_length(T, H))
     return y.to(gate_inputs.dtype), hidden, cell, None if memory is None else last

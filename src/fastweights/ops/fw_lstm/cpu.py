@@ -61,9 +61,9 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
 def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
     B, T, H = kept.hiddens.shape
     d_inputs, d_norms = x.hidden.new_empty(B, T, 4 * H), x.hidden.new_empty(B, 10, cpu.padded(H))
-    d_hidden, d_cell = cpu.begun(d.last_hidden, x.hidden), cpu.begun(d.last_cell, x.cell)
+    d_hidden, d_cell = cpu.initial_gradient(d.last_hidden, x.hidden), cpu.initial_gradient(d.last_cell, x.cell)
     goes_on = x.memory is not None and (wanted.memory or d.last_memory is not None or x.chunk < T)
-    d_memory = cpu.begun(d.last_memory, x.memory) if goes_on else None
+    d_memory = cpu.initial_gradient(d.last_memory, x.memory) if goes_on else None
     arguments = _arguments(x, True)
     arguments.set(**{name: getattr(kept, name) for name in SAVED})
     arguments.set(d_gate_inputs=d_inputs, d_hidden=d_hidden, d_cell=d_cell, d_memory=d_memory, d_norms=d_norms)

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
-from fastweights.ops.cpu import refuses
+from fastweights.ops.cpu import unsupported_reason
 from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fw_rnn.cpu import compiled
 from fastweights.ops.fw_rnn.plain import plain
 from fastweights.ops.fw_rnn.reference import reference
 from fastweights.ops.outer_product import chunk_length
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, refuses)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, unsupported_reason)}
 
 
 def fast_weight_rnn(
@@ -51,7 +51,7 @@ def fast_weight_rnn(
     torch.Size([2, 10, 16])
 
     Args:
-        inputs: what the input and the biases give, `[B, T, H]`.
+        inputs: the projected input with the biases, `[B, T, H]`.
         recurrent_weight: W `[H, H]`.
         gain, bias: of the layer norm, `[H]`.
         hidden: h_0 `[B, H]`.
@@ -69,7 +69,7 @@ def fast_weight_rnn(
         h_1 … h_T `[B, T, H]`, h_T, and the fast weights before h_T is written to them.
 
     Raises:
-        ValueError: where shapes do not fit each other, S is below 1, or the backend is unknown.
+        ValueError: if shapes do not fit each other, S is below 1, or the backend is unknown.
     """
     B, T, H = inputs.shape
     if T == 0:
@@ -87,7 +87,8 @@ def fast_weight_rnn(
     )
     check_masks((B, T), mask=mask, resets=resets)
     tensors = in_one_dtype((inputs, recurrent_weight, gain, bias, hidden, memory))
-    run = BACKENDS[choose("fw_rnn", BACKENDS, backend, tensors)].run
-    with without_autocast(inputs.device.type):
+    device = inputs.device.type
+    run = BACKENDS[choose("fw_rnn", BACKENDS, backend, tensors, device=device)].load()
+    with without_autocast(device):
         y, *state = run(*tensors, mask, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
     return y.to(inputs.dtype), *state

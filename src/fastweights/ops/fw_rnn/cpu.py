@@ -54,9 +54,9 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
 def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
     B, T, H = x.inputs.shape
     d_inputs, d_norms = x.hidden.new_empty(B, T, H), x.hidden.new_empty(B, 2, cpu.padded(H))
-    d_hidden = cpu.begun(d.last_hidden, x.hidden)
+    d_hidden = cpu.initial_gradient(d.last_hidden, x.hidden)
     goes_on = wanted.memory or d.last_memory is not None or x.chunk < T
-    d_memory = cpu.begun(d.last_memory, x.memory) if goes_on else None
+    d_memory = cpu.initial_gradient(d.last_memory, x.memory) if goes_on else None
     arguments = _arguments(x, True)
     arguments.set(**kept._asdict())
     arguments.set(d_inputs=d_inputs, d_hidden=d_hidden, d_memory=d_memory, d_norms=d_norms)

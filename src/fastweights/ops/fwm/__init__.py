@@ -10,12 +10,12 @@ from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
 from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fwm.chunk import chunkwise
-from fastweights.ops.fwm.cpu import compiled, refuses
+from fastweights.ops.fwm.cpu import compiled, unsupported_reason
 from fastweights.ops.fwm.pairing import PAIRINGS
 from fastweights.ops.fwm.reference import reference
 from fastweights.ops.tanh import tanh
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(chunkwise), "cpu": Backend(compiled, refuses)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(chunkwise), "cpu": Backend(compiled, unsupported_reason)}
 
 
 def fast_weight_memory(
@@ -36,7 +36,7 @@ def fast_weight_memory(
     resets: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Write T facts into a fast weight memory and answer a chain of queries after each write.
+    """Write T facts into a fast weight memory, and read it with a chain of queries after each write.
 
     At each step the memory F is written, `F' = F + s·β·(k1 ⊗ k2) ⊗ (v − v_old)`, scaled, `F = F' / max(1, ‖F'‖)`, and
     read N times in a row, `n⁽ⁱ⁾ = LN(Fᵀ(n⁽ⁱ⁻¹⁾ ⊗ e⁽ⁱ⁾))` (eq. 3, 4, 7).
@@ -66,10 +66,10 @@ def fast_weight_memory(
         backend: "auto", or a name from `BACKENDS`.
 
     Returns:
-        The answers n⁽ᴺ⁾ `[B, T, V]` in the values' dtype, and the final memory (float32 or wider).
+        The read-outs n⁽ᴺ⁾ `[B, T, V]` in the values' dtype, and the final memory (float32 or wider).
 
     Raises:
-        ValueError: where shapes do not fit each other, or a name is unknown.
+        ValueError: if shapes do not fit each other, or a name is unknown.
     """
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing is {pairing!r}; it must be one of {', '.join(PAIRINGS)}")
@@ -98,11 +98,12 @@ def fast_weight_memory(
     if tanh_queries:
         second_queries = tanh(second_queries)
 
-    answer_dtype = values.dtype
+    dtype = values.dtype
     memory = None if memory is None else memory.flatten(1, -2)
     tensors = in_one_dtype((first_keys, second_keys, values, write_strengths, first_queries, second_queries, memory))
     tensors[3] = tensors[3] * write_scale
-    run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing)].run
-    with without_autocast(values.device.type):
+    device = values.device.type
+    run = BACKENDS[choose("fwm", BACKENDS, backend, tensors, pairing, device=device)].load()
+    with without_autocast(device):
         outputs, memory = run(*tensors, output_mask, mask, resets, pairing)
-    return outputs.to(answer_dtype), memory.view(shape)
+    return outputs.to(dtype), memory.view(shape)

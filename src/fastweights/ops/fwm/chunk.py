@@ -3,8 +3,8 @@
 Within a chunk of C steps that starts from the memory F_0:
 
     Δ_t            what step t writes at its address u_t, β (v_t − v_old_t)
-    before[t, j]   how much of write j (column 0: of F_0) is left just before write t
-    after[t, j]    how much of it is left after step t
+    before[t, j]   the remaining scale of write j (column 0: of F_0) just before write t
+    after[t, j]    the same after step t
 
 Both are products of the factors 1 / max(1, ‖F'‖) ≤ 1 of eq. 4, so nothing is ever divided by a small number.
 """
@@ -24,7 +24,7 @@ CHUNK_SIZE = 50
 
 
 class _Reads:
-    """The positions of a chunk where an answer is needed: each row's own list, padded to the longest `[B, P]`."""
+    """The positions of a chunk where an output is needed: each row's own list, padded to the longest `[B, P]`."""
 
     def __init__(self, output_mask: Tensor | None):
         self.everywhere = output_mask is None
@@ -64,12 +64,12 @@ class _Reads:
 
 
 def _scan_writes(
-    gram: Tensor, answers: Tensor, values: Tensor, strengths: Tensor, squared_norm: Tensor,
+    gram: Tensor, read_outs: Tensor, values: Tensor, strengths: Tensor, squared_norm: Tensor,
     mask: Tensor | None, keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Find what each step of a chunk writes; the only sequential part, on what the memory answers to the chunk's keys.
+    """Find what each step of a chunk writes; the only sequential part, on the read-outs of the chunk's keys.
 
-    Time first here, so that each step's vectors lie together. gram `[C, C, B, 1]`; answers `[C, B, V]` holds F_0ᵀ u_t
+    Time first here, so that each step's vectors lie together. gram `[C, C, B, 1]`; read_outs `[C, B, V]` holds F_0ᵀ u_t
     and is overwritten with v_old; values `[C, B, V]`; strengths, mask, keep `[C, B, 1]`; squared_norm `[B, 1]` of F_0.
     Returns Δ `[C, B, V]`, the factors 1 / max(1, ‖F'‖) `[C, B, 1]`, and the squared norm at the end.
     """
@@ -77,10 +77,10 @@ def _scan_writes(
     factors = torch.empty_like(strengths)
     half_self = gram.diagonal().permute(2, 0, 1) / 2  # ‖u‖² / 2
     n = squared_norm
-    steps = zip(*(x.unbind(0) for x in (answers, values, strengths, half_self, written, factors)), strict=True)
+    steps = zip(*(x.unbind(0) for x in (read_outs, values, strengths, half_self, written, factors)), strict=True)
     for t, (v_old, v, beta, half, delta, factor) in enumerate(steps):
         if keep is not None:
-            answers[t:] *= keep[t]
+            read_outs[t:] *= keep[t]
             n = n * keep[t]
         torch.sub(v, v_old, out=delta).mul_(beta)
         # ‖F'‖² = ‖F‖² + 2 (v_old + ‖u‖² Δ / 2)·Δ
@@ -91,13 +91,13 @@ def _scan_writes(
             n = n * factor.square()
         else:
             n.clamp_(max=1)
-        later = answers[t + 1 :]
+        later = read_outs[t + 1 :]
         later.addcmul_(gram[t, t + 1 :], delta).mul_(factor)
     return written, factors, n
 
 
 def _decays(factors: Tensor, keep: Tensor | None) -> Tensor:
-    """What is left of each write (column 0: of F_0) after t steps `[B, C + 1, C + 1]`; factors are `[C, B, 1]`."""
+    """Remaining scales of all writes (column 0: of F_0) after t steps `[B, C + 1, C + 1]`, from factors `[C, B, 1]`."""
     C, B, _ = factors.shape
     steps = torch.ones(B, C + 1, C + 1, dtype=factors.dtype, device=factors.device)
     steps[:, 1:] = (factors if keep is None else factors * keep).permute(1, 0, 2)
@@ -184,13 +184,13 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
 def _read(x, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The outputs of a chunk's reads, and what each hop retrieved before its layer norm."""
     pair, read = PAIRINGS[x.pairing], chunk.read
-    left = read.gather(decay[:, 1:])
+    remaining = read.gather(decay[:, 1:])
     n, e = read.gather(x.first_queries[:, chunk.step]), read.gather(x.second_queries[:, chunk.step])
     retrieved = []
     for i in range(e.shape[2]):
         query = e[:, :, i].contiguous()
-        y = (pair.join(n, query) @ F).mul_(left[..., :1])
-        y += pair.combine(similarities(n, query, chunk.k1, chunk.k2)).mul_(left[..., 1:]) @ delta
+        y = (pair.join(n, query) @ F).mul_(remaining[..., :1])
+        y += pair.combine(similarities(n, query, chunk.k1, chunk.k2)).mul_(remaining[..., 1:]) @ delta
         retrieved.append(y)
         n = _normalised(y)
     return n, retrieved
@@ -297,9 +297,9 @@ def _reads_backward(
     `[B, N·P, …]` what the reads add to ∂F_0. Returns gradients of both keys, to be summed.
     """
     pair, read, k1, k2 = PAIRINGS[x.pairing], chunk.read, chunk.k1, chunk.k2
-    left = read.gather(decay[:, 1:])
+    remaining = read.gather(decay[:, 1:])
     n0, e = (read.gather(y[:, chunk.step]) for y in (x.first_queries, x.second_queries))
-    e_gradient, radial_read, key_gradients = torch.empty_like(e), torch.zeros_like(left[..., 0]), []
+    e_gradient, radial_read, key_gradients = torch.empty_like(e), torch.zeros_like(remaining[..., 0]), []
     P = n0.shape[1]
     for i in reversed(range(e.shape[2])):
         y, query, place = retrieved[:, :, i].contiguous(), e[:, :, i].contiguous(), slice(i * P, (i + 1) * P)
@@ -307,11 +307,11 @@ def _reads_backward(
         d_y = _normalised_backward(d_out, y)
         radial_read += torch.linalg.vecdot(y, d_y)
         halves = similarities(n, query, k1, k2)
-        weights = pair.combine(halves).mul_(left[..., 1:])
+        weights = pair.combine(halves).mul_(remaining[..., 1:])
         d_delta += weights.mT @ d_y
         pair.join_into(addresses[:, place], n, query)
-        scaled = torch.mul(d_y, left[..., :1], out=arrived[:, place])
-        coefficients = (d_y @ delta.mT).mul_(left[..., 1:])
+        scaled = torch.mul(d_y, remaining[..., :1], out=arrived[:, place])
+        coefficients = (d_y @ delta.mT).mul_(remaining[..., 1:])
         d_first, d_second = pair.split(room.product(scaled, F.mT), n, query)
         more_first, more_second = pair.pull(coefficients, halves, k1, k2)
         d_out = d_first + more_first
@@ -324,13 +324,13 @@ def _reads_backward(
 
 
 def _scan_gradients(
-    later: Tensor, d_delta: Tensor, delta: Tensor, answered: Tensor, pulled: Tensor, strengths: Tensor,
+    later: Tensor, d_delta: Tensor, delta: Tensor, read_after: Tensor, pulled: Tensor, strengths: Tensor,
     factors: Tensor, radial: Tensor, phi: Tensor, keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Run a chunk's steps backwards, time first: the sequential part of the gradient.
 
     later `[C, C, B, 1]` says how much write s was met by the key of t > s (`later[t, s]`); `d_delta` `[C, B, V]` is
-    completed in place; answered is F'ᵀu, pulled Δ + β v_old `[C, B, V]`; radial `[C, B, 1]` and phi `[B, 1]` are
+    completed in place; read_after is F'ᵀu, pulled Δ + β v_old `[C, B, V]`; radial `[C, B, 1]` and phi `[B, 1]` are
     ⟨F, ∂F⟩ of the reads and of what comes later. Returns ε `[C, B, V]`, H `[C, B, 1]`, and φ of the chunk's start.
     """
     epsilon, Hs = torch.empty_like(delta), torch.empty_like(factors)
@@ -338,7 +338,7 @@ def _scan_gradients(
     free = (factors == 1).to(factors.dtype)
     squared = factors.square()
     H = torch.zeros_like(phi)
-    parts = (d_delta, delta, answered, pulled, -strengths, squared, free, radial, epsilon, Hs)
+    parts = (d_delta, delta, read_after, pulled, -strengths, squared, free, radial, epsilon, Hs)
     steps = list(enumerate(zip(*(x.unbind(0) for x in parts), strict=True)))
     for t, (gradient, d, a, p, minus_beta, f, not_clamped, r, eps, H_t) in reversed(steps):
         phi = phi + r
@@ -361,8 +361,8 @@ def _normalised(y: Tensor) -> Tensor:
 def _normalised_backward(gradient: Tensor, y: Tensor) -> Tensor:
     shape = y.shape[-1:]
     _, mean, rstd = torch.native_layer_norm(y, shape, None, None, EPSILON)
-    wanted = [True, False, False]
-    return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, wanted)[0]
+    outputs = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, outputs)[0]
 
 
 _fwm = DEFINITION.implement(

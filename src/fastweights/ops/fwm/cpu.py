@@ -94,8 +94,8 @@ def compiled(*arguments: Any, chunk: int = CHUNK_SIZE) -> tuple[Tensor, Tensor]:
     return _fwm(*arguments, cpu.padded(even))
 
 
-def refuses(tensors: Sequence[Tensor | None] = (), pairing: str = "product") -> str | None:
-    """Why the kernel cannot run on the op's seven tensors, or None where it can."""
+def unsupported_reason(device: str, tensors: Sequence[Tensor | None] = (), pairing: str = "product") -> str | None:
+    """Why the kernel cannot run on a device (with the op's seven tensors), or None where it can."""
     if tensors:
         sizes = {x.shape[-1] for x in (*tensors[:3], tensors[4])}
         if pairing != "product":
@@ -104,4 +104,4 @@ def refuses(tensors: Sequence[Tensor | None] = (), pairing: str = "product") -> 
             return f"it needs keys and values of one size, {', '.join(map(str, SIZES))}"
         if tensors[5].shape[2] > cpu.MOST_HOPS:
             return f"it takes at most {cpu.MOST_HOPS} reads"
-    return cpu.refuses(tensors)
+    return cpu.unsupported_reason(device, tensors)

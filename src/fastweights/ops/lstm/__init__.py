@@ -14,11 +14,11 @@ from torch import Tensor
 from fastweights.ops.backends import Backend, choose
 from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
 from fastweights.ops.differentiable import without_autocast
-from fastweights.ops.lstm.cpu import compiled, refuses
+from fastweights.ops.lstm.cpu import compiled, unsupported_reason
 from fastweights.ops.lstm.plain import plain
 from fastweights.ops.lstm.reference import reference
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, refuses)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, unsupported_reason)}
 
 
 def lstm(
@@ -40,22 +40,22 @@ def lstm(
     torch.Size([2, 10, 16])
 
     Args:
-        gate_inputs: what the input and the bias give the gates i, f, g, o in this order, `[B, T, 4·H]`; or, with
-            `tokens`, what each token of a vocabulary gives them, `[V, 4·H]`.
+        gate_inputs: the projected input of the gates i, f, g, o in this order, with the bias, `[B, T, 4·H]`; or, with
+            `tokens`, a table `[V, 4·H]` with a row for each token of a vocabulary.
         recurrent_weight: W `[4·H, H]`.
         hidden: h_0 `[B, H]`.
         cell: c_0 `[B, H]`.
         mask: `[B, T]` bool, False at padding: no update, state unchanged.
         resets: `[B, T]` bool, where a row starts from zeros, before that step.
-        tokens: `[B, T]` int64, which rows of `gate_inputs` are read.
+        tokens: `[B, T]` int64, row indices into `gate_inputs`.
         backend: "auto", or a name from `BACKENDS`.
 
     Returns:
         h_1 … h_T `[B, T, H]`, h_T and c_T.
 
     Raises:
-        IndexError: where a token is not in the vocabulary.
-        ValueError: where shapes do not fit each other, or the backend is unknown.
+        IndexError: if a token is not in the vocabulary.
+        ValueError: if shapes do not fit each other, or the backend is unknown.
     """
     H = recurrent_weight.shape[-1]
     if tokens is None and gate_inputs.ndim == 3:
@@ -79,12 +79,13 @@ def lstm(
         }
     )
     check_masks((B, T), mask=mask, resets=resets)
-    answer_dtype = gate_inputs.dtype
+    dtype = gate_inputs.dtype
     tensors = in_one_dtype((gate_inputs, recurrent_weight, hidden, cell))
-    run = BACKENDS[choose("lstm", BACKENDS, backend, tensors)].run
-    with without_autocast(gate_inputs.device.type):
+    device = gate_inputs.device.type
+    run = BACKENDS[choose("lstm", BACKENDS, backend, tensors, device=device)].load()
+    with without_autocast(device):
         y, hidden, cell = run(*tensors, mask, resets, tokens)
-    return y.to(answer_dtype), hidden, cell
+    return y.to(dtype), hidden, cell
 
 
 def _check_tokens(tokens: Tensor, vocabulary_size: int) -> None:

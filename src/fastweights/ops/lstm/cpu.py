@@ -49,7 +49,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
 
 def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
     d_inputs = torch.empty_like(kept.gates)
-    d_hidden, d_cell = cpu.begun(d.last_hidden, x.hidden), cpu.begun(d.last_cell, x.cell)
+    d_hidden, d_cell = cpu.initial_gradient(d.last_hidden, x.hidden), cpu.initial_gradient(d.last_cell, x.cell)
     arguments = _arguments(x, kept.hiddens)
     arguments.set(cells=kept.cells, gates=kept.gates, d_gate_inputs=d_inputs, d_hidden=d_hidden, d_cell=d_cell)
     arguments.set_sequence("d_hiddens", d.hiddens)
@@ -93,8 +93,8 @@ def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _lstm(*arguments)
 
 
-def refuses(tensors: Sequence[Tensor] = ()) -> str | None:
-    """Why the kernel cannot run (on gate_inputs, weight, hidden, cell), or None where it can."""
+def unsupported_reason(device: str, tensors: Sequence[Tensor] = ()) -> str | None:
+    """Why the kernel cannot run on a device (with gate_inputs, weight, hidden, cell), or None where it can."""
     if tensors and tensors[2].shape[-1] % cpu.WIDEST_VECTOR:
         return f"it needs a hidden size that is a multiple of {cpu.WIDEST_VECTOR}, not {tensors[2].shape[-1]}"
-    return cpu.refuses(tensors)
+    return cpu.unsupported_reason(device, tensors)

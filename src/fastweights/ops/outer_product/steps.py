@@ -59,7 +59,7 @@ class ReadsBackward(Reads):
     """The gradients of all that, from the last step to the first.
 
     Args:
-        keys, queries, memory, weights: as the forward pass has left them.
+        keys, queries, memory, weights: as after the forward pass.
         d_memory: the gradient of `last_memory()`, or None.
     """
 
