@@ -158,7 +158,7 @@ class FastWeightMemory(Core):
         return (h + y if self.residual else y), FWMState(slow_state, memory)
 
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Keys k1, k2 and values v (eq. 1) and the write strength β (eq. 2), from the slow core's output h `[B, T, H]`."""
+        """Keys k1, k2 and values v (eq. 1) and write strengths β (eq. 2), from the slow core's output h `[B, T, H]`."""
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
         written, beta = split_in_time(apply_where(None, self.write, h), S + R + V, 1)
         k1, k2, v = split_in_time(tanh(written), S, R, V)
@@ -166,7 +166,7 @@ class FastWeightMemory(Core):
         return k1, k2, v, torch.sigmoid(beta + 1).squeeze(-1)
 
     def queries(self, h: Tensor, output_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Queries from h, before φ: n⁽⁰⁾ `[B, T, S]` (eq. 5) and e `[B, T, N, R]` (eq. 6); zeros outside output_mask."""
+        """Queries before φ, from h: n⁽⁰⁾ `[B, T, S]` (eq. 5), e `[B, T, N, R]` (eq. 6); zeros outside output_mask."""
         sizes = self.first_key_size, self.num_reads * self.second_key_size
         n, e = split_in_time(apply_where(output_mask, self.read, h), *sizes)
         return n, e.unflatten(-1, (self.num_reads, self.second_key_size))

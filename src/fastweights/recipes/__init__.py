@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -129,7 +130,7 @@ _SIZES = ("vocabulary_size", "observation_size", "num_actions")
 
 
 def explain(recipe: Recipe) -> str:
-    """The meaning of each value of a recipe."""
+    """The meaning of each value of a recipe, from the docstrings of its parts."""
     task, objective, core = parts_of(recipe)
     sections = {
         "training": "\n".join(_fields(TrainingOptions, "  ")),
@@ -151,7 +152,7 @@ def _fields(cls: type, indent: str) -> list[str]:
     source = inspect.getsource(cls)
     hints = typing.get_type_hints(cls)
     body = ast.parse(source).body[0].body  # type: ignore[attr-defined]  # a class
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             name = ast.unparse(field.target)
             lines.append(f"{indent}{name}: {ast.literal_eval(text.value)}")

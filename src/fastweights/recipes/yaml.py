@@ -59,6 +59,6 @@ def parse(text: str, where: str) -> Any:
         UserError: naming `where` it stands.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read: {' '.join(str(error).split())}.") from error

@@ -89,7 +89,11 @@ class CatBabi(SequenceTask):
         return StoryBatches(Streams(InOrder(stories), batch_size, self.segment_length), self.mode)
 
     def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
-        """The stories of a split, task after task; generated ones are the same each time."""
+        """The stories of a split, task after task; generated ones are the same each time.
+
+        Raises:
+            UserError: where files are missing or the split does not exist.
+        """
         if data is not None:
             return self._part(_read(data, split, self.babi_tasks, self.as_published), held_out=True)
         from fastweights.data.generate import check_task, generate_story
@@ -104,7 +108,7 @@ class CatBabi(SequenceTask):
         return self._part(stories, held_out=True)
 
     def _weights(self) -> dict[int, float]:
-        """How often each task is told, so that all ask equally many questions, as bAbI's files do."""
+        """Sampling weights of the tasks: inverse to their questions a story, so that all have as many, as in bAbI."""
         from fastweights.data.generate import questions_a_story
 
         return {task: 1 / questions_a_story(task, self.setting) for task in self.babi_tasks}

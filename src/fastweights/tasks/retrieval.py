@@ -18,11 +18,11 @@ from fastweights.tasks.contract import Batch, SequenceTask
 
 
 class Retrieval(SequenceTask):
-    """Remember pairs of a key and a value, then give the values of the keys that are asked.
+    """Remember pairs of a key and a value, then give the values of the queried keys.
 
-        art     c9k8j3f1??c     → 9        pair after pair, one key asked (Ba et al. 2016)
+        art     c9k8j3f1??c     → 9        pair after pair, one query (Ba et al. 2016)
         mart    ckjf9831??c     → 9        all keys, then all values in the same order (Keller et al. 2018)
-        mqar    c9k8j3f1??jcfk  → 3 9 1 8  as art, many keys asked one after another (Arora et al. 2024)
+        mqar    c9k8j3f1??jcfk  → 3 9 1 8  as art, many queries one after another (Arora et al. 2024)
 
     The keys of a sequence are all different, values may repeat; each sequence starts from an empty state. The published
     texts do not show a sequence of mART: its form is the likeliest reading.
@@ -30,10 +30,10 @@ class Retrieval(SequenceTask):
     Args:
         mode: "art", "mart" or "mqar".
         pairs: K, pairs of a key and a value.
-        queries: how many different keys are asked; 0 means one, or all with "mqar".
+        queries: number of queried keys, all different; 0 means one, or all with "mqar".
         keys: how many keys there are to choose from, the first 26 of them letters.
         values: how many values there are, the first 10 of them digits.
-        delay: how many more question marks stand before what is asked, such as 4, or 0-8 for any of these.
+        delay: number of further question marks before the queries, such as 4, or 0-8 for any of these.
         segment_length: tokens of a sequence, shorter ones are padded; 0 means as many as the longest has.
         examples: sequences that training goes through, each epoch in another order.
         validation_examples: sequences of the validation split.

@@ -19,7 +19,7 @@ REFRESH = 0.25  # seconds between two refreshes
 
 
 class ProgressObserver(loop.Observer):
-    """A progress bar with the objective's metrics, its units per second and the time left; a line for each validation."""
+    """A progress bar with metrics, units per second and the time left; a line for each validation."""
 
     def __init__(self, console: Console):
         self.console = console

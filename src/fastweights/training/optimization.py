@@ -121,9 +121,10 @@ class Optimization:
         """Start averaging where a recipe's patience has ended without a new best validation."""
         self.validations_since_best = 0 if is_best else self.validations_since_best + 1
         options = self.options.average
-        if options is not None and self.average is None and options.patience is not None:
-            if self.validations_since_best >= options.patience:
-                self._start_average()
+        if options is None or options.patience is None or self.average is not None:
+            return
+        if self.validations_since_best >= options.patience:
+            self._start_average()
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from fastweights.training.runs import RunFolder
 
 
 class TrainedModel(NamedTuple):
-    """A model in eval mode, its state at the end of training (one row, or None), its metadata and its recipe's parts."""
+    """A model in eval mode, its state at the end of training (one row, or None), metadata and its recipe's parts."""
 
     model: Model
     state: Any
