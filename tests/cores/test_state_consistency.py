@@ -27,7 +27,7 @@ from fastweights.cores.contract import (
     tensors_of,
 )
 from fastweights.cores.lstm import LSTMState
-from fastweights.ops.fwm.writes import Writes
+from fastweights.ops.fwm.writes import WriteLog
 from own_cores import LearnedStart, NestedState, SegmentAttention, Unmasked
 from tolerances import assert_near
 
@@ -514,5 +514,5 @@ def test_a_rollout_step_by_step_gives_the_same(core, x):
 
 def test_the_memory_of_a_rollout_has_the_smaller_form():
     core = FastWeightMemory(INPUT_SIZE, 6, memory_size=16)
-    assert isinstance(core.rollout_state(3, steps=30).memory, Writes)
+    assert isinstance(core.rollout_state(3, steps=30).memory, WriteLog)
     assert core.rollout_state(3, steps=200).memory.shape == (3, 16, 16, 16)

@@ -322,7 +322,7 @@ def test_an_agents_options(override, message):
 
 def test_an_override_that_is_none():
     for text in ("training.steps=3", "--training.steps", "--=3"):
-        with pytest.raises(UserError, match="is no setting; write for example --training.steps=1000"):
+        with pytest.raises(UserError, match=r"is no setting; write for example --training\.steps=1000"):
             recipes.load("catbabi-qa/fwm", [text])
 
 

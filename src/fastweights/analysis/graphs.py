@@ -1,4 +1,4 @@
-"""Graphs and agents on them: a map (the paper's figure 4), rewards against episodes (figure 5), a walk as text."""
+"""Graphs and agents on them: a map (the paper's figure 4), returns against episodes (figure 5), a walk as text."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ BANDS = 40  # points of a curve, evenly spread over the logarithm of the episode
 
 def draw_maps(task: GraphRL, split: str, numbers: Sequence[int], path: str | Path) -> None:
     """Draw graphs of a split with an agent and its goal; labels are the actions that lead along an edge.
+
+    Args:
+        task: the task of the graphs.
+        split: "train", "valid" or "test".
+        numbers: which graphs of the split.
+        path: a PNG or SVG file.
 
     Raises:
         UserError: where there is no such graph, or the figure cannot be written.
@@ -145,12 +151,19 @@ def curve(records: Sequence[dict[str, Any]], split: str) -> tuple[list[float], l
 
 
 def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) -> dict[str, Any]:
-    """Let an agent walk a graph for an episode, and tell every way that it went towards a goal.
+    """Let an agent walk a graph for an episode, and describe its path to each goal.
+
+    Args:
+        model: the agent.
+        task: the task of the graphs.
+        split: "train", "valid" or "test".
+        number: which graph of the split.
+        seed: of the goals and the actions.
 
     Returns:
         The "graph" and its "moves", the "reward", and "ways": each with its goal, its first step, the places and
-        actions on it, the fewest steps that would do, and whether it arrived; the others ended with the timer or the
-        episode.
+        actions on it, the length of a shortest path, and whether it arrived; a way without arrival ended with the timer
+        or the episode.
 
     Raises:
         UserError: where there is no such graph or the agent does not fit.
@@ -184,7 +197,7 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
 
 
 def walk_text(found: dict[str, Any]) -> str:
-    """Lay a walk out for people: the map, and the agent's first, second, … way to each goal.
+    """A walk for people: the map, and the agent's first, second, … way to each goal.
 
     >>> way = {"goal": 1, "first_step": 1, "places": [0, 0, 1], "actions": [1, 0], "fewest": 1, "arrived": True}
     >>> print(walk_text({"graph": 7, "moves": [[1, 0], [0, 0]], "reward": 9.95, "ways": [way]}))

@@ -150,9 +150,14 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], *paths: str | Path) -> None:
-    """Draw the validations against steps, a panel for each combination of settings, a colour for each recipe.
+    """Draw learning curves: the validations' headline metric against steps.
 
-    The mean over seeds is thick, each seed thin; a run that stopped early stays where it was.
+    A panel for each combination of settings, a colour for each recipe. The mean over seeds is thick, each seed thin;
+    the curve of a run that stopped early goes on at its last value.
+
+    Args:
+        rows: as from `collect`.
+        paths: PNG or SVG files, by their ending.
 
     Raises:
         UserError: where matplotlib is missing or a figure cannot be written.

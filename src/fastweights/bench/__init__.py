@@ -21,6 +21,12 @@ STREAMING = {"tokens_per_s": "a given text in one call", "token_by_token_per_s":
 def run(batch_size: int, length: int, repeats: int, console: Console) -> dict[str, Any]:
     """Time the training step, its parts and streaming with every backend.
 
+    Args:
+        batch_size: sequences of a batch.
+        length: tokens of a sequence.
+        repeats: timed runs, of which the median is taken.
+        console: where progress is shown.
+
     Returns:
         The medians, as plain values.
 

@@ -19,7 +19,13 @@ LABELS = {
 
 
 def run(batch_size: int, length: int, repeats: int, console: Console) -> dict[str, Any]:
-    """Time a training episode of `batch_size` agents and `length` steps with every backend.
+    """Time a training episode with every backend.
+
+    Args:
+        batch_size: agents, each on a graph of its own.
+        length: steps of an episode.
+        repeats: timed runs, of which the median is taken.
+        console: where progress is shown.
 
     Returns:
         The medians, as plain values.

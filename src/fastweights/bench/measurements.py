@@ -76,7 +76,7 @@ def catbabi_model(backend: str) -> Model:
 
 
 def question_mask(work: Work) -> Tensor | None:
-    """Where the model is asked `[B, T]`; None is everywhere."""
+    """The output mask `[B, T]` of questions; None for outputs everywhere."""
     if work.mode == "lm":
         return None
     mask = torch.rand(work.batch_size, work.length) < QUESTIONS

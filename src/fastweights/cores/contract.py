@@ -74,7 +74,17 @@ class Core(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Any, state: Any = None) -> tuple[Tensor, Any]:
-        """Map x `[B, T, input_size]` to y `[B, T, output_size]`, and return the state after the last step."""
+        """Map a sequence, from a state, to outputs and the state after its last step.
+
+        A subclass also has those of the contract's keyword arguments that it supports.
+
+        Args:
+            x: `[B, T, input_size]`; or `ProjectedTokens`, where the core has an `input_projection`.
+            state: of B rows; None for `initial_state(B)`.
+
+        Returns:
+            y `[B, T, output_size]`, and the state.
+        """
 
     def is_exact(self, steps: int) -> bool:
         """Whether a sequence of so many steps gives the same in one call and step by step, from the initial state."""
@@ -114,6 +124,12 @@ def as_core(spec: CoreSpec, input_size: int) -> Core:
 
 def call_core(core: Core, x: Tensor | ProjectedTokens, state: Any = None, **arguments: Any) -> tuple[Tensor, Any]:
     """Call a core with those of the contract's keyword arguments that are given and that it supports.
+
+    Args:
+        core: the core.
+        x: its input `[B, T, D]`, or `ProjectedTokens`.
+        state: of B rows; None for the initial state.
+        arguments: output_mask, mask, resets `[B, T]`, losses; None stands for none.
 
     Raises:
         ValueError: where a padding mask or resets are given and the core does not support them.

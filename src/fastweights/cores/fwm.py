@@ -20,7 +20,7 @@ from fastweights.cores.contract import (
 )
 from fastweights.cores.lstm import LSTM
 from fastweights.ops.fwm import fast_weight_memory
-from fastweights.ops.fwm.writes import Writes, write_and_read
+from fastweights.ops.fwm.writes import WriteLog, write_and_read
 from fastweights.ops.tanh import tanh
 from fastweights.specs import Positive, Size
 
@@ -32,7 +32,7 @@ class FWMState(NamedTuple):
     """
 
     slow: Any
-    memory: Tensor | Writes
+    memory: Tensor | WriteLog
 
 
 class FastWeightMemory(Core):
@@ -128,7 +128,7 @@ class FastWeightMemory(Core):
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
         if self.pairing != "product" or steps * (S + R + V) > S * R * V:  # F itself is smaller
             return self.initial_state(batch_size)
-        memory = Writes.none(self.write.weight, batch_size, S, R, V, steps)
+        memory = WriteLog.empty(self.write.weight, batch_size, S, R, V, steps)
         return FWMState(self.slow.rollout_state(batch_size, steps), memory)
 
     def input_projection(self, x: Tensor) -> Tensor | None:
@@ -150,7 +150,7 @@ class FastWeightMemory(Core):
         h, slow_state = call_core(self.slow, x, slow_state, mask=mask, resets=resets, losses=losses)
         k1, k2, v, beta = self.keys(h)
         n, e = self.queries(h, output_mask)
-        if isinstance(memory, Writes):
+        if isinstance(memory, WriteLog):
             n = write_and_read(memory, *(x[:, 0] for x in (k1, k2, v, beta, n, e)), **self.options).unsqueeze(1)
         else:
             n, memory = fast_weight_memory(

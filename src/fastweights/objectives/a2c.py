@@ -44,7 +44,7 @@ class Episode(NamedTuple):
 
 
 def policy_noise(seed: int, *shape: int) -> Tensor:
-    """Gumbel noise to sample the actions of an episode with; see `ActorCritic.act`."""
+    """Gumbel noise of a shape, to sample the actions of an episode with; see `ActorCritic.act`."""
     apart = np.random.SeedSequence(seed, spawn_key=(1,))  # independent of the environments' draws from the same seed
     return torch.from_numpy(np.random.default_rng(apart).standard_exponential(shape, np.float32)).log_().neg_()
 
@@ -218,7 +218,11 @@ class A2C(Objective[EnvironmentTask, Spaces, ActorCritic]):
         episodes: int | None = None,
         on_progress: Callable[[int], None] = lambda count: None,
     ) -> dict[str, Any]:
-        """The mean "return" of an episode, its standard "error", the number of "episodes" and the task's "bounds"."""
+        """The mean "return" of an episode, its standard "error", the number of "episodes" and the task's "bounds".
+
+        Raises:
+            UserError: where a state is given.
+        """
         if state is not None:
             raise UserError("An agent starts each episode from the initial state; give no other state.")
         found = self._evaluate(model, task, split, batch_size, 1 if episodes is None else episodes, on_progress)

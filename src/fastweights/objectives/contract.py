@@ -168,6 +168,13 @@ class Objective(ABC, Generic[TaskT, InterfaceT, ModelT]):
     def source(self, task: TaskT, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:
         """The items of training.
 
+        Args:
+            task: the task.
+            data: the directory of the task's files, or None for generated data.
+            batch_size: rows of a batch, or environments of a rollout.
+            seed: of the data and of their order.
+            shard: this process's rows of each item; the cursor is that of all.
+
         Raises:
             UserError: where files are missing.
         """
@@ -182,7 +189,15 @@ class Objective(ABC, Generic[TaskT, InterfaceT, ModelT]):
 
     @abstractmethod
     def step(self, model: ModelT, task: TaskT, item: Any, state: Any, group: Group) -> Step:
-        """The loss and the statistics of one item, on the group's device."""
+        """The loss and the statistics of one item, on the group's device.
+
+        Args:
+            model: the model, in a group of several wrapped by `DistributedDataParallel`: call it, read no attribute.
+            task: the task.
+            item: the next of `source`.
+            state: that of the step before; None for the initial state.
+            group: the processes that train together.
+        """
 
     @abstractmethod
     def metrics(self, sums: Sums) -> dict[str, Any]:
@@ -218,7 +233,7 @@ class Objective(ABC, Generic[TaskT, InterfaceT, ModelT]):
         """
 
     def validate(self, model: ModelT, task: TaskT, data: str | None, batch_size: int, state: Any) -> dict[str, Any]:
-        """The evaluation in training: of the split "valid"."""
+        """The evaluation in training: of the split "valid", from the carried state; arguments as in `evaluate`."""
         return self.evaluate(model, task, data, "valid", batch_size, state)
 
     def evaluation_counts(self, task: TaskT, data: str | None, split: str) -> dict[str, int]:

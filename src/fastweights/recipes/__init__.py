@@ -128,9 +128,9 @@ _SIZES = ("vocabulary_size:", "observation_size:", "num_actions:", "input_size:"
 
 
 def explain(recipe: Recipe) -> str:
-    """The meaning of each value of a recipe."""
+    """The meaning of each value of a recipe, from the docstrings of its parts."""
     task, objective, core = parts_of(recipe)
-    parts = {"task": task, "objective": objective, "model": objective.model_builder, "core": core}
+    parts: dict[str, Any] = {"task": task, "objective": objective, "model": objective.model_builder, "core": core}
     sections = {f"{kind} ({part.__name__})": _arguments(part) for kind, part in parts.items()}
     sections["training"] = "\n".join(_fields(TrainingOptions))
     return "\n\n".join(f"{title}:\n{text or '    no options'}" for title, text in sections.items())

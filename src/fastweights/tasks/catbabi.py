@@ -89,7 +89,11 @@ class CatBabi(SequenceTask):
         return StoryBatches(Streams(OrderedStories(stories), batch_size, self.segment_length), self.mode)
 
     def evaluation_stories(self, data: str | None, split: str) -> list[babi.Story]:
-        """The stories of a split, task after task; generated ones are the same each time."""
+        """The stories of a split, task after task; generated ones are the same each time.
+
+        Raises:
+            UserError: where files are missing or the split does not exist.
+        """
         if data is not None:
             return self._part(_read(data, split, self.babi_tasks, self.as_published), held_out=True)
         from fastweights.data.generate import check_babi_task, generate_story

@@ -49,8 +49,8 @@ def interface_from_dict(values: dict[str, Any]) -> Interface:
 class Batch(NamedTuple):
     """One segment of every row, all `[B, T]`.
 
-    inputs and targets are tokens. loss_mask is True at positions of the loss, mask False at padding, answer_mask True at
-    answers (within loss_mask), resets, where given, True where a row starts from the initial state. groups holds the
+    inputs and targets are tokens. loss_mask is True at positions of the loss, mask False at padding, answer_mask True
+    at answers (within loss_mask), resets, where given, True where a row starts from the initial state. groups holds the
     number of each token's group, by which metrics are split. lr_scale multiplies the learning rate of the step.
     """
 
@@ -76,9 +76,17 @@ class Source(Protocol):
 
     def __next__(self) -> Any: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor, as plain values."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a cursor.
+
+        Raises:
+            UserError: where it is of other data.
+        """
+        ...
 
 
 class Task(ABC):
@@ -128,11 +136,30 @@ class SequenceTask(Task):
 
     @abstractmethod
     def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:
-        """Endless batches; with a shard, of those rows only, while the cursor is that of all."""
+        """Endless batches of training.
+
+        Args:
+            data: the directory of the task's files, or None for generated data.
+            batch_size: rows of a whole batch.
+            seed: of the data and of their order.
+            shard: this process's rows of each batch; the cursor is that of all.
+
+        Raises:
+            UserError: where files are missing or the task takes none.
+        """
 
     @abstractmethod
     def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> Iterator[Batch]:
-        """The batches of a split, the same each time."""
+        """The batches of a split, the same each time.
+
+        Args:
+            data: the directory of the task's files, or None for generated data.
+            split: "valid" or "test".
+            batch_size: rows of a batch.
+
+        Raises:
+            UserError: where files are missing or the split does not exist.
+        """
 
     @abstractmethod
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
@@ -153,7 +180,11 @@ class EnvironmentTask(Task):
 
     @abstractmethod
     def environments(self, split: str, count: int) -> VectorEnv:
-        """So many environments of a split, stepped together; training is the split "train".
+        """Vectorised environments of a split, stepped together.
+
+        Args:
+            split: "train", "valid" or "test".
+            count: the number of environments.
 
         Raises:
             UserError: where a package is missing or the split does not exist.

@@ -67,7 +67,7 @@ class GraphRL(EnvironmentTask):
             raise UserError(f"The graphs cannot be made: {error}.") from error
 
     def bounds(self, split: str) -> dict[str, float]:
-        """The expected returns on a split's graphs of an agent that knows the map ("optimal") and of a random policy."""
+        """The expected returns on a split's graphs: of a random policy, and of an agent that knows the map."""
         transitions = self.environments(split, 1).transitions
         return {
             policy: float(expected_return(transitions, self.rules, policy).mean()) for policy in ("random", "optimal")

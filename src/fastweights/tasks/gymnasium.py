@@ -40,7 +40,11 @@ class GymnasiumTask(EnvironmentTask):
         return f"{self.name}, at most {self.steps} steps an episode"
 
     def environments(self, split: str, count: int) -> VectorEnv:
-        """So many environments; splits differ by their seeds alone."""
+        """Vectorised environments; splits differ by their seeds alone.
+
+        Raises:
+            UserError: where a package is missing, or the environment does not exist or has no discrete actions.
+        """
         try:
             from fastweights.environments.adapter import make
 

@@ -25,16 +25,21 @@ class RetrievalTask(SequenceTask):
         form: the form of the sequences.
         examples: sequences of each split.
         segment_length: tokens of a padded sequence.
+        description: the form in a few words.
     """
 
-    def __init__(self, form: Form, examples: dict[str, int], segment_length: int):
+    def __init__(self, form: Form, examples: dict[str, int], segment_length: int, description: str):
         self.form, self.examples, self.segment_length = form, examples, segment_length
+        self._description = description
 
     def prepare(self, data: str | None) -> Vocabulary:
         """The vocabulary of the form."""
         _refuse_data(data)
         words = self.form.vocabulary()
         return Vocabulary(words, "characters" if all(len(word) == 1 for word in words) else "words")
+
+    def describe(self, data: str | None) -> str:
+        return f"{self.examples['train']:,} generated sequences {self._description}"
 
     def group_names(self) -> dict[int, str]:
         """Difficulties of a query."""
@@ -60,7 +65,7 @@ class RetrievalTask(SequenceTask):
 
 
 @lru_cache(maxsize=4)
-def _draw(form: Form, count: int, split: str, seed: int) -> Any:
+def _draw(form: Any, count: int, split: str, seed: int) -> Any:
     return form.draw(count, split, seed)
 
 
@@ -115,11 +120,7 @@ class Retrieval(RetrievalTask):
                 f"a segment_length of {segment_length}"
             )
         splits = {"train": examples, "valid": validation_examples, "test": test_examples}
-        super().__init__(form, splits, segment_length or form.length)
-
-    def describe(self, data: str | None) -> str:
-        pairs, queries = self.form.pairs, self.form.queries
-        return f"{self.examples['train']:,} generated sequences ({self.mode}): {pairs} pairs, queries: {queries}"
+        super().__init__(form, splits, segment_length or form.length, f"({mode}): {pairs} pairs, queries: {queries}")
 
 
 def _refuse_data(data: str | None) -> None:
@@ -166,11 +167,7 @@ class MQAR(RetrievalTask):
     ):
         form = MQARForm(vocabulary_size, length, pairs, power_a, random_non_queries)
         splits = {"train": examples, "valid": validation_examples, "test": test_examples}
-        super().__init__(form, splits, length)
-
-    def describe(self, data: str | None) -> str:
-        form = self.form
-        return f"{self.examples['train']:,} generated sequences (MQAR): {form.length} tokens, {form.pairs} pairs"
+        super().__init__(form, splits, length, f"(MQAR): {length} tokens, {pairs} pairs")
 
 
 class SequenceBatches:

@@ -34,6 +34,10 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any])
     The metadata are saved as JSON: numbers exactly, tuples as lists, all keys as strings.
 
     >>> save("last.safetensors", flatten({"model": model.state_dict()}), {"step": 7})  # doctest: +SKIP
+
+    Raises:
+        UserError: where the file cannot be written.
+        ValueError: where a tensor has the name that safetensors reserves.
     """
     if "__metadata__" in tensors:
         raise ValueError('a tensor cannot be named "__metadata__": safetensors keeps that name for itself')
@@ -47,7 +51,11 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any])
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the metadata that `save` wrote to `path`."""
+    """Return the tensors, on the CPU, and the metadata that `save` wrote to `path`.
+
+    Raises:
+        UserError: where there is no whole checkpoint.
+    """
     with _opened(path) as file:
         metadata = _parse_metadata(path, file.metadata())
         # Clones, because the tensors that safetensors hands out keep the file mapped and so in use.
@@ -56,7 +64,11 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return the metadata that `save` wrote to `path`, reading no tensor."""
+    """Return the metadata that `save` wrote to `path`, reading no tensor.
+
+    Raises:
+        UserError: where there is no whole checkpoint.
+    """
     with _opened(path) as file:
         return _parse_metadata(path, file.metadata())
 
@@ -66,6 +78,10 @@ def flatten(nested: dict[str, Any]) -> dict[str, Tensor]:
 
     >>> flatten({"model": {"layer.weight": torch.ones(1)}, "step": torch.tensor(3)})
     {'model/layer.weight': tensor([1.]), 'step': tensor(3)}
+
+    Raises:
+        ValueError: where a name has a "/" in it.
+        TypeError: where a value is neither a tensor nor a dictionary.
     """
     flat = {}
     for name, value in nested.items():
@@ -85,6 +101,9 @@ def unflatten(flat: dict[str, Tensor]) -> dict[str, Any]:
 
     >>> unflatten({"model/layer.weight": torch.ones(1), "step": torch.tensor(3)})
     {'model': {'layer.weight': tensor([1.])}, 'step': tensor(3)}
+
+    Raises:
+        ValueError: where a path is that of a tensor and of a dictionary.
     """
     nested: dict[str, Any] = {}
     for path, tensor in flat.items():

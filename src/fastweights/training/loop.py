@@ -152,7 +152,11 @@ class Trainer:
         return validates if every is None else self.step % every == 0
 
     def optimizer_step(self) -> None:
-        """One step of the optimizer, on one batch or several."""
+        """One step of the optimizer, on one batch or several.
+
+        Raises:
+            UserError: where the loss or its gradient is not finite.
+        """
         accumulated = self.options.accumulate
         sums, count, failure = Sums(), 0, None
         for _ in range(accumulated):
@@ -261,7 +265,11 @@ class Trainer:
         checkpoint.save(self.run.last, checkpoint.flatten(tensors), metadata)
 
     def resume(self) -> None:
-        """Continue from the run's last checkpoint, or from the start where there is none yet."""
+        """Continue from the run's last checkpoint, or from the start where there is none yet.
+
+        Raises:
+            UserError: where the checkpoint is of another recipe, or no run can continue from it.
+        """
         if not self.run.last.exists():
             if self.group.is_first:
                 self.run.truncate_records(-1)

@@ -44,7 +44,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> Self:
-        """Begin a run in a folder that holds none, and return it locked."""
+        """Begin a run in a folder that holds none, and return it locked.
+
+        Raises:
+            UserError: where the folder holds a run or cannot be written.
+            InUse: where another process writes to it.
+        """
         run = cls(path)
         content = _to_yaml(config)
         # Before the lock, so that a folder in which a run is under way is refused with the better advice.
@@ -64,7 +69,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Return the run that a folder holds, not locked: enough to read it, and `with` locks it to write."""
+        """Return the run that a folder holds, not locked: enough to read it, and `with` locks it to write.
+
+        Raises:
+            UserError: where it holds none.
+        """
         run = cls(path)
         if not os.path.isfile(run.config):
             raise UserError(f"{run.path} holds no run (no {run.config.name}); check the path")
@@ -83,7 +92,12 @@ class RunFolder:
         self.unlock()
 
     def lock(self) -> None:
-        """Keep other writers out until `unlock` or the end of this process, however it ends."""
+        """Keep other writers out until `unlock` or the end of this process, however it ends.
+
+        Raises:
+            InUse: where another process writes to the folder.
+            UserError: where the lock cannot be written.
+        """
         if self._lock.is_locked:
             return
         try:
@@ -102,7 +116,11 @@ class RunFolder:
         self._lock.release()
 
     def read_config(self) -> dict[str, Any]:
-        """Return the configuration that the run was created with."""
+        """Return the configuration that the run was created with.
+
+        Raises:
+            UserError: where it cannot be read.
+        """
         try:
             config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -137,9 +155,9 @@ class RunFolder:
         self._require_lock()
         for path in (self.metrics, self.timing):
             lines = _read_lines(path)
-            kept = b"".join(line for line, record in lines if record["step"] <= step)
-            if path.exists() and kept != path.read_bytes():
-                write_atomically(path, kept)
+            records = b"".join(line for line, record in lines if record["step"] <= step)
+            if path.exists() and records != path.read_bytes():
+                write_atomically(path, records)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the recorded metrics, in order, without a torn last line."""

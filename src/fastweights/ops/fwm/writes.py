@@ -48,11 +48,6 @@ class WriteLog(NamedTuple):
         shapes = ((B, S, C), (B, R, C), (B, C, V), (B, C), (B,))
         return cls(*(like.new_zeros(shape) for shape in shapes), torch.zeros((), dtype=torch.int64))
 
-    none = empty  # until cores.fwm uses the new names
-
-
-Writes = WriteLog  # the same
-
 
 @torch.no_grad()
 def write_and_read(
