@@ -209,6 +209,28 @@ def test_a_signal_in_the_step_of_a_save_saves_once(begin, monkeypatch):
     assert saved == [2]
 
 
+class FakeCard(str):
+    """A device that says it is a graphics card, and is the processor."""
+
+    type = "cuda"
+
+
+def test_the_generator_of_a_graphics_card_is_saved(begin, monkeypatch):
+    trainer = begin("--training.steps=2")
+    trainer.train()
+    state, restored = torch.arange(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state.clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append((state, device)))
+    trainer.group.device = card = FakeCard("cpu")
+    trainer.save()
+    assert torch.equal(checkpoint.load(trainer.run.last)[0]["random/cuda"], state.unsqueeze(0))
+    trainer.resume()
+    ((found, device),) = restored
+    assert torch.equal(found, state) and device is card
+    resumed(trainer)  # without a card, too
+    assert len(restored) == 1
+
+
 # Precision
 
 

@@ -163,7 +163,8 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(trainings):
     found = []
     for size, accumulate in ((8, 1), (4, 2)):
         sizes = f"--training.batch_size={size}", f"--training.accumulate={accumulate}"
-        trainer = trainings.begin("art/lstm", *SEQUENCES, *sizes, "--task.examples=64")
+        sgd = "--training.optimizer=sgd", "--training.learning_rate=0.5"  # Adam would not see the loss's scale
+        trainer = trainings.begin("art/lstm", *SEQUENCES, *sizes, *sgd, "--task.examples=64")
         trainer.train()
         found.append((weights(trainer.model), records(trainer, "train"), records(trainer, "valid")))
         assert trainer.run.timings()[0]["tokens"] == 2 * 8 * trainer.task.segment_length
@@ -238,6 +239,27 @@ def test_all_of_an_optimizers_state_is_saved(optimizer):
         descend(model, optimization, step)
         descend(other, restored, step)
     assert same(weights(model), weights(other))
+
+
+class Counting(torch.optim.Optimizer):
+    """Steps that become smaller with the count of them, which is a plain number in its state."""
+
+    def __init__(self, parameters, lr: float = 0.1):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                count = self.state[parameter]["count"] = self.state[parameter].get("count", 0) + 1
+                parameter -= group["lr"] / count * parameter.grad
+
+
+def test_plain_values_of_an_optimizers_state_are_saved(trainings):
+    optimizer = {"type": f"{__name__}:Counting"}
+    whole = assert_resumes(trainings, "art/lstm", *SEQUENCES, f"--training.optimizer={optimizer}")
+    plain = checkpoint.read_metadata(whole.run.last)["optimization"]["optimizer"]
+    assert plain["core.recurrent_weight"] == {"count": 6}
 
 
 def test_weight_decay_shrinks_the_weights():
