@@ -119,7 +119,7 @@ def as_core(spec: CoreSpec, input_size: int) -> Core:
         return spec
     from fastweights.cores import build
 
-    return build(spec, input_size)
+    return build(spec if isinstance(spec, str) else {"type": "fwm", **spec}, input_size)
 
 
 def call_core(core: Core, x: Tensor | ProjectedTokens, state: Any = None, **arguments: Any) -> tuple[Tensor, Any]:

@@ -47,7 +47,7 @@ class TrainingOptions:
     batch_size: Size = 32
     """Batch size: rows of a batch, or environments of a rollout."""
     optimizer: Spec = field(default_factory=lambda: {"type": "adam"})
-    """Optimizer of torch.optim in lower case (adam by default) and its options, for example {type: adamw, eps: 1e-7}."""
+    """Optimizer of torch.optim in lower case and its options, for example {type: adamw, weight_decay: 0.01}."""
     learning_rate: Positive = 1e-3
     """Learning rate, at its highest."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
