@@ -65,25 +65,26 @@ class Definition:
         outputs = (*Results._fields, *(name for name in Saved._fields if name not in Results._fields))
         places = [outputs.index(name) for name in Saved._fields]
         empty_gradients = empty_gradients or contiguous_gradients
-        without_gradient = [None] * (len(Arguments._fields) + 1 - len(Inputs._fields))
+        inputs, results, arguments = (len(names._fields) for names in (Inputs, Results, Arguments))
+        without_gradient = [None] * (arguments + 1 - inputs)
 
         def results_of(function):
-            def run(*arguments):
-                found = function(Arguments._make(arguments[:-1]), arguments[-1])
+            def run(*given):
+                found = function(Arguments._make(given[:-1]), given[-1])
                 return tuple([found[name] for name in outputs])
 
             return run
 
+        def wanted_of(found, wanted):
+            return [found[name] for name, needed in zip(Inputs._fields, wanted, strict=True) if needed]
+
         def run_backward(*given):
-            d, given = given[: len(Results._fields)], given[len(Results._fields) :]
-            x, kept = given[: len(Arguments._fields)], given[len(Arguments._fields) : -1]
-            found = backward(Arguments._make(x), Saved._make(kept), Results._make(d), Inputs._make(given[-1]))
-            return [found[name] for name, wanted in zip(Inputs._fields, given[-1], strict=True) if wanted]
+            d, x, kept = given[:results], given[results : results + arguments], given[results + arguments : -1]
+            wanted = Inputs._make(given[-1])
+            return wanted_of(backward(Arguments._make(x), Saved._make(kept), Results._make(d), wanted), wanted)
 
         def fake_backward(*given):
-            x = Arguments._make(given[len(Results._fields) :][: len(Arguments._fields)])
-            found = empty_gradients(x)
-            return [found[name] for name, wanted in zip(Inputs._fields, given[-1], strict=True) if wanted]
+            return wanted_of(empty_gradients(Arguments._make(given[results : results + arguments])), given[-1])
 
         def setup_context(ctx, inputs, output):
             ctx.options = inputs[tensors:-1]
@@ -92,14 +93,14 @@ class Definition:
 
         def gradient(ctx, *gradients):
             saved = ctx.saved_tensors  # once: under activation checkpointing they cannot be unpacked again
-            x, d = Arguments(*saved[:tensors], *ctx.options), gradients[: len(Results._fields)]
-            wanted = ctx.needs_input_grad[: len(Inputs._fields)]
+            x, d, wanted = (*saved[:tensors], *ctx.options), gradients[:results], ctx.needs_input_grad[:inputs]
             with without_autocast(saved[0].device.type):
                 if torch.is_grad_enabled():  # for second derivatives
-                    found = self._differentiable_gradients(x, d)
-                else:
-                    found = iter(gradient_operator(*d, *x, *saved[tensors:], wanted))
-                    found = [next(found) if needed else None for needed in wanted]
+                    return (*self._differentiable_gradients(Arguments._make(x), d), *without_gradient)
+                found = gradient_operator(*d, *x, *saved[tensors:], wanted)
+            if not all(wanted):
+                found = iter(found)
+                found = [next(found) if needed else None for needed in wanted]
             return (*found, *without_gradient)
 
         def operator_of(name, run, fake, schema):
@@ -117,10 +118,9 @@ class Definition:
         schema = f"({of_results}, {self.schema}, {of_saved}, bool[] wanted) -> Tensor[]"
         gradient_operator = operator_of(f"{name}_backward", run_backward, fake_backward, schema)
 
-        def run(*arguments: Any) -> tuple[Tensor, ...]:
-            inputs = arguments[: len(Inputs._fields)]
-            keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-            return operator(*arguments, keep)[: len(Results._fields)]
+        def run(*given: Any) -> tuple[Tensor, ...]:
+            keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given[:inputs])
+            return operator(*given, keep)[:results]
 
         return run
 
