@@ -94,7 +94,7 @@ def test_a_vocabulary_encodes_the_text_of_a_story(folder):
 
 def test_another_vocabulary_than_a_models_is_refused():
     CatBabi().restore(CatBabi(babi_tasks="1").prepare(None))
-    message = "The model was trained with a vocabulary of 200 tokens; the task has a vocabulary of 180 tokens."
+    message = "The model was trained with a vocabulary of 200 tokens, and the task has a vocabulary of 180 tokens; set"
     with pytest.raises(UserError, match=message):
         CatBabi().restore(CatBabi(as_published=True).prepare(None))
 

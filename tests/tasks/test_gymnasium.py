@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_refused(wrong, message):
 
 
 def test_an_agent_of_other_sizes_is_refused():
-    with pytest.raises(UserError, match=r"of size 6 and 3 actions; the task has .*size 6 and 2 actions"):
+    with pytest.raises(UserError, match=r"of size 6 and 3 actions, and the task has .*size 6 and 2 actions"):
         tasks.build(COUNTDOWN).restore(Spaces(6, 3))
     objective, task = A2C(), tasks.build(COUNTDOWN)
     objective.check_task(task)

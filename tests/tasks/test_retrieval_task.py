@@ -143,5 +143,5 @@ def test_a_vocabulary_encodes_characters():
 
 def test_more_keys_are_another_vocabulary():
     Retrieval(pairs=20).restore(Retrieval().prepare(None))
-    with pytest.raises(UserError, match="with a vocabulary of 37 tokens; the task has a vocabulary of 41 tokens"):
+    with pytest.raises(UserError, match="with a vocabulary of 37 tokens, and the task has a vocabulary of 41 tokens"):
         Retrieval(keys=30).restore(Retrieval().prepare(None))
