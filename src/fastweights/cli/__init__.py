@@ -25,15 +25,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse a command line; `overrides` are its dotted settings, such as `--training.steps=5`."""
+    """Parse a command line; `overrides` are its settings of a recipe, such as `--training.steps=5`."""
     parser = build_parser()
-    namespace, overrides = parser.parse_known_args(_join_settings(arguments))
-    known = [word for word in overrides if word.startswith("--") and "." in word.partition("=")[0]]
-    unknown = [word for word in overrides if word not in known or not namespace.takes_overrides]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    joined = _join_settings(arguments)
+    overrides = [word for word in joined if _is_setting(word)]
+    namespace = parser.parse_args([word for word in joined if not _is_setting(word)])
+    if overrides and not namespace.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     namespace.overrides = overrides
     return namespace
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word begins a setting of a recipe: `--training.steps`, or a whole part, `--task=retrieval`."""
+    key = word.partition("=")[0]
+    return key.startswith("--") and ("." in key or key in ("--task", "--objective", "--model"))
 
 
 def _join_settings(arguments: list[str]) -> list[str]:
@@ -41,7 +47,7 @@ def _join_settings(arguments: list[str]) -> list[str]:
     joined: list[str] = []
     for word in arguments:
         last = joined[-1] if joined else ""
-        if last.startswith("--") and "." in last and "=" not in last and not word.startswith("--"):
+        if _is_setting(last) and "=" not in last and not word.startswith("--"):
             joined[-1] = f"{last}={word}"
         else:
             joined.append(word)

@@ -41,13 +41,13 @@ class NextToken(Objective[SequenceTask, Vocabulary, Model]):
         super().check_data(task, data)
         task.evaluation_batches(data, "valid", 1)
 
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each position `[P]`, from logits `[P, V]` and targets `[P]`."""
+        return cross_entropy(logits, targets, reduction="none")
+
     def statistics(self, losses: Tensor, logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Additive statistics of a batch, from losses `[P]`, logits `[P, V]` and targets `[P]` at its loss_mask."""
-        return {
-            "loss": losses.sum(),
-            "positions": _number(losses.numel()),
-            "tokens": batch.mask.sum(),
-        }
+        return {"loss": losses.sum(), "positions": _number(losses.numel()), "tokens": batch.mask.sum()}
 
     def step(self, model: Model, task: SequenceTask, item: Batch, state: Any, group: Group) -> Step:
         batch = item.to(group.device)
@@ -56,7 +56,7 @@ class NextToken(Objective[SequenceTask, Vocabulary, Model]):
             batch.inputs, state, output_mask=batch.loss_mask, mask=batch.mask, resets=batch.resets, losses=added
         )
         targets = batch.targets[batch.loss_mask]
-        losses = cross_entropy(logits, targets, reduction="none")
+        losses = self.loss(logits, targets)
         (positions,) = group.all_reduce_sum(losses.numel())
         # the gradients of the processes are averaged: times their number
         loss = losses.sum() * group.size / max(1, positions) + added.total()
@@ -94,8 +94,8 @@ class NextToken(Objective[SequenceTask, Vocabulary, Model]):
             )
             state = new_state if task.carries_state else state
             targets = batch.targets[batch.loss_mask]
-            losses = cross_entropy(logits.float(), targets, reduction="none").double()
-            sums.add(self.statistics(losses, logits, targets, batch))
+            losses = self.loss(logits.float(), targets)
+            sums.add(self.statistics(losses.double(), logits, targets, batch))
             on_progress(int(batch.mask.sum()))
         model.train(was_training)
         return self.evaluation(sums)

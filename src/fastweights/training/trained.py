@@ -84,7 +84,7 @@ def _assemble(path: Path, metadata: dict[str, Any], overrides: Sequence[str], tr
         UserError: where they cannot be built, or name code outside the package and `trust` is False.
     """
     for override in overrides:
-        if not override.startswith(("--task.", "--objective.")):
+        if override.partition("=")[0].partition(".")[0] not in ("--task", "--objective"):
             raise UserError(f"A trained model has its model and training settings; leave {override} out.")
     if not {"recipe", "interface"} <= metadata.keys():
         raise UserError(f"{path} does not say which model it holds; choose another checkpoint.")
