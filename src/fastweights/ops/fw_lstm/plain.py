@@ -25,7 +25,7 @@ MOMENTS = ("gates_mean", "gates_deviation", "cell_mean", "cell_deviation")  # 1/
 
 def _empty(x, keep: bool) -> dict[str, Tensor]:
     (B, T, _), H, new = x.gate_inputs.shape, x.hidden.shape[-1], x.hidden.new_empty
-    later_chunks = -(-T // min(x.chunk, T)) - 1
+    later_chunks = -(-T // min(x.chunk, T)) - 1 if keep else 0
     return {
         "hiddens": time_first(x.hidden, B, T, H),
         "last_hidden": new(B, H),
@@ -50,17 +50,17 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     in_time = (x.gate_inputs.transpose(0, 1), found["hiddens"].transpose(0, 1), *of_steps, keys.transpose(0, 1))
     by_step = _by_step(*in_time)
     moments: list[tuple[Tensor, ...]] = []
-    memories = []  # after each chunk
     h, c = x.hidden, x.cell
-    for begin, end, weights in chunks(h, T, min(x.chunk, T), x.decay, x.rate, mask, resets):
+    cut = chunks(h, T, min(x.chunk, T), x.decay, x.rate, mask, resets)
+    for index, (begin, end, weights) in enumerate(cut):
         if memory is not None:
             here = keys[:, begin:end]
             reads = Reads(here, here.unsqueeze(2), memory, weights)
         for t in range(begin, end):
             inputs, new_h, all_before, gate, new_c, total, candidate, key = by_step[t]
             if resets is not None:
-                keep = ~resets[:, t, None]
-                h, c = h * keep, c * keep
+                live = ~resets[:, t, None]
+                h, c = h * live, c * live
             torch.addmm(inputs, h, transposed, out=all_before)
             normalized, *of_gates = normalize(all_before, x.gates_gain, x.gates_bias)
             torch.sigmoid(normalized, out=gate)
@@ -82,14 +82,11 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
                 new_c.copy_(torch.where(passes, new_c, c))
             h, c = new_h, new_c
         if memory is not None:
-            memory = reads.last_memory()
-            memories.append(memory)
+            found["last_memory"] = memory = reads.last_memory()
+            if keep and end < T:
+                found["starts"][index].copy_(memory)
     found["last_hidden"].copy_(h)
     found["last_cell"].copy_(c)
-    if memories:
-        found["last_memory"] = memories.pop()
-    if memories:
-        found["starts"] = torch.stack(memories)
     return found | {name: torch.stack(steps) for name, steps in zip(MOMENTS, zip(*moments, strict=True), strict=True)}
 
 

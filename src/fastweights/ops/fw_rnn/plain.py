@@ -30,7 +30,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
         "deviation": new(T, S, B, 1),
         "keys": new(B, T, H),
         "queries": new(B, T, S, H),
-        "starts": new(-(-T // min(x.chunk, T)) - 1, B, H, H),
+        "starts": new(-(-T // min(x.chunk, T)) - 1 if keep else 0, B, H, H),
     }
 
 
@@ -40,9 +40,9 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     transposed = x.weight.T.contiguous()
     hiddens, sums, keys, queries = found["hiddens"].transpose(0, 1), found["sums"], found["keys"], found["queries"]
     moments: list[tuple[Tensor, ...]] = []  # of the layer norms, in the order of time
-    memories = []  # after each chunk
     h = x.hidden
-    for begin, end, weights in chunks(h, T, min(x.chunk, T), x.decay, x.rate, mask, resets):
+    cut = chunks(h, T, min(x.chunk, T), x.decay, x.rate, mask, resets)
+    for index, (begin, end, weights) in enumerate(cut):
         within = slice(begin, end)
         reads = Reads(keys[:, within], queries[:, within], memory, weights)
         for t in range(begin, end):
@@ -59,12 +59,10 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
                 new_h.relu_()
             hiddens[t] = new_h if mask is None else torch.where(mask[:, t, None], new_h, h)
             h = hiddens[t]
-        memory = reads.last_memory()
-        memories.append(memory)
+        found["last_memory"] = memory = reads.last_memory()
+        if keep and end < T:
+            found["starts"][index].copy_(memory)
     found["last_hidden"].copy_(h)
-    found["last_memory"] = memories.pop()
-    if memories:
-        found["starts"] = torch.stack(memories)
     found["mean"], found["deviation"] = (torch.stack(y).view(T, S, B, 1) for y in zip(*moments, strict=True))
     return found
 

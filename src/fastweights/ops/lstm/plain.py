@@ -32,8 +32,8 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     in_time = (found["gates"], found["hiddens"].transpose(0, 1), found["cells"], found["tanh_cells"])
     for t, (gate, new_h, new_c, tanh_c) in enumerate(zip(*(y.unbind(0) for y in in_time), strict=True)):
         if resets is not None:
-            keep = ~resets[:, t, None]
-            h, c = h * keep, c * keep
+            live = ~resets[:, t, None]
+            h, c = h * live, c * live
         gate.copy_(inputs[t]).baddbmm_(h.expand(4, B, H), by_gate)
         gate[:2].sigmoid_()
         i, f, g, o = gate.unbind(0)
