@@ -4,6 +4,7 @@ fastweights train art/fwm --task '{type: examples/own_task.py:Copy, length: 5}' 
 fastweights evaluate runs/copy --trust --task.length 8
 """
 
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from string import ascii_lowercase
@@ -11,11 +12,16 @@ from string import ascii_lowercase
 import torch
 
 from fastweights.data.vocabulary import Vocabulary
-from fastweights.tasks import Batch, SequenceTask
+from fastweights.tasks import Batch, GeneratedBatches, SequenceTask
 
 
 class Copy(SequenceTask):
-    """`abc|abc`: the letters behind the separator are the answers; `examples` sequences in validation and test."""
+    """`abc|abc`: the letters behind the separator are the answers.
+
+    Args:
+        length: letters of a sequence.
+        examples: sequences of the validation and of the test split.
+    """
 
     def __init__(self, *, length: int = 5, examples: int = 500):
         self.length, self.examples = length, examples
@@ -26,37 +32,22 @@ class Copy(SequenceTask):
     def describe(self, data: str | None) -> str:
         return f"sequences of {self.length} letters to copy"
 
-    def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> "Batches":
-        return Batches(self, batch_size, seed, shard)
+    def training_batches(
+        self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)
+    ) -> GeneratedBatches:
+        return GeneratedBatches(lambda number: self.batch(batch_size, f"{seed} {number}", shard))
 
     def evaluation_batches(self, data: str | None, split: str, batch_size: int) -> Iterator[Batch]:
-        batches = Batches(self, batch_size, {"valid": 1 << 32, "test": 1 << 33}[split])
+        batches = GeneratedBatches(lambda number: self.batch(batch_size, f"{split} {number}"))
         return islice(batches, -(-self.examples // batch_size))
 
     def evaluation_counts(self, data: str | None, split: str) -> dict[str, int]:
         return {"sequences": self.examples}
 
-
-class Batches:
-    """Endless batches; the cursor is the number of the next one."""
-
-    def __init__(self, task: Copy, batch_size: int, seed: int, shard: slice = slice(None)):
-        self.task, self.batch_size, self.seed, self.shard, self.next = task, batch_size, seed, shard, 0
-
-    def __iter__(self) -> "Batches":
-        return self
-
-    def __next__(self) -> Batch:
-        generator = torch.Generator().manual_seed(self.seed + self.next)
-        self.next += 1
-        letters = torch.randint(26, (self.batch_size, self.task.length), generator=generator)[self.shard]
+    def batch(self, batch_size: int, seed: str, shard: slice = slice(None)) -> Batch:
+        generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+        letters = torch.randint(26, (batch_size, self.length), generator=generator)[shard]
         text = torch.cat([letters, torch.full_like(letters[:, :1], 26), letters], 1)
         inputs, targets = text[:, :-1], text[:, 1:]
-        answers = (torch.arange(inputs.shape[1]) >= self.task.length).expand_as(inputs)
+        answers = (torch.arange(inputs.shape[1]) >= self.length).expand_as(inputs)
         return Batch(inputs, targets, answers, torch.ones_like(answers), answers, answers.long())
-
-    def state_dict(self) -> dict[str, int]:
-        return {"next": self.next}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.next = state["next"]

@@ -7,13 +7,22 @@ from typing import Any
 
 from fastweights.specs import Registry
 from fastweights.tasks.catbabi import CatBabi
-from fastweights.tasks.contract import Batch, EnvironmentTask, Interface, SequenceTask, Source, Spaces, Task
+from fastweights.tasks.contract import (
+    Batch,
+    EnvironmentTask,
+    GeneratedBatches,
+    Interface,
+    SequenceTask,
+    Source,
+    Spaces,
+    Task,
+)
 from fastweights.tasks.graph_rl import GraphRL
 from fastweights.tasks.gymnasium import GymnasiumTask
 from fastweights.tasks.retrieval import MQAR, Retrieval
 
 __all__ = [
-    "MQAR", "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GraphRL", "GymnasiumTask", "Interface", "Retrieval",
+    "MQAR", "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GeneratedBatches", "GraphRL", "GymnasiumTask", "Interface", "Retrieval",
     "SequenceTask", "Source", "Spaces", "Task", "build",
 ]  # fmt: skip
 

@@ -7,7 +7,7 @@ knows which core learns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -87,6 +87,32 @@ class Source(Protocol):
             UserError: where it is of other data.
         """
         ...
+
+
+class GeneratedBatches:
+    """A source of endless batches, each generated from its number; the cursor is the number of the next one.
+
+    Args:
+        generate: gives the batch of a number.
+    """
+
+    def __init__(self, generate: Callable[[int], Batch]):
+        self._generate, self._next = generate, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        self._next += 1
+        return self._generate(self._next - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the cursor."""
+        self._next = state["next"]
 
 
 class Task(ABC):
