@@ -289,7 +289,7 @@ def test_the_nearest_recipe_is_named(name, nearest):
         ("--training.optimizer=adm", r'no optimizer "adm"; did you mean "adam"'),
         (
             "--training.optimizer={type: adam, lr: 1}",
-            r"training\.optimizer has lr; set training\.learning_rate instead",
+            r"training\.optimizer has lr; set training\.learning_rate",
         ),
         ("--training.optimizer={type: adam, epz: 1}", r'The optimizer "adam" has no option "epz"; did you mean "eps"'),
         ("--training.optimizer={eps: 1}", r'no optimizer "None"'),

@@ -22,8 +22,8 @@ from fastweights.tasks.gymnasium import GymnasiumTask
 from fastweights.tasks.retrieval import MQAR, Retrieval
 
 __all__ = [
-    "MQAR", "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GeneratedBatches", "GraphRL", "GymnasiumTask", "Interface", "Retrieval",
-    "SequenceTask", "Source", "Spaces", "Task", "build",
+    "MQAR", "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GeneratedBatches", "GraphRL", "GymnasiumTask", "Interface",
+    "Retrieval", "SequenceTask", "Source", "Spaces", "Task", "build",
 ]  # fmt: skip
 
 TASKS = Registry(
