@@ -230,7 +230,7 @@ def test_data_stats(json_of, tmp_path, capsys):
     assert set(found) == {"train", "valid"}
     counts = {key: found["train"][key] for key in ("stories", "questions", "tokens")}
     assert counts == {"stories": 5, "questions": 5, "tokens": 55}
-    assert set(found["train"]["tasks"]) == {"1"} and len(found["train"]["missing"]) == 19
+    assert set(found["train"]["babi_tasks"]) == {"1"} and len(found["train"]["missing"]) == 19
     published = json_of("data", "stats", tmp_path, "--as-published")
     assert published["train"]["stories"] == 4
     assert cli.main(["data", "stats", str(tmp_path)]) == 0
@@ -314,7 +314,7 @@ def test_a_value_may_be_apart_from_its_setting(json_of, tmp_path):
 def test_sequences_are_trained_on_and_asked(json_of, tmp_path):
     out = tmp_path / "run"
     sizes = ("--task.examples=9", "--task.validation_examples=5", "--task.test_examples=7", "--training.batch_size=4")
-    json_of("train", "mqar/fw-lstm", "--task.pairs=3", *sizes, "--training.steps=3", "--out", out)
+    json_of("train", "multi-query-art/fw-lstm", "--task.pairs=3", *sizes, "--training.steps=3", "--out", out)
     found = json_of("evaluate", out, "--split", "test")
     assert (found["sequences"], found["questions"], found["tokens"]) == (7, 21, 7 * 11)
     assert {group: row["questions"] for group, row in found["groups"].items()} == {"1": 7, "2": 7, "3": 7}

@@ -97,7 +97,7 @@ def test_a_wrong_command_would_be_found(command):
 def write_stories(folder: Path) -> None:
     """Make a folder with a file for each task and split, so that commands that read bAbI's files have some."""
     folder.mkdir()
-    for task in range(1, babi.TASK_COUNT + 1):
+    for task in range(1, babi.BABI_TASK_COUNT + 1):
         for split in babi.SPLITS:
             (folder / babi.file_name(task, split)).write_text(STORY * 2)
 

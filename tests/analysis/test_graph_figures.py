@@ -15,8 +15,8 @@ TINY = (
     "--task.graphs=12",
     "--model.core.memory_size=4",
     "--model.core.slow={type: lstm, hidden_size: 16}",
-    "--training.rows=4",
-    "--training.evaluation_rows=4",
+    "--training.batch_size=4",
+    "--training.eval_batch_size=4",
     "--training.steps=6",
     "--training.report_every=1",
     "--training.evaluate_every=2",
@@ -44,7 +44,7 @@ def test_a_map_shows_every_valid_action(drawn, tmp_path, capsys):
     assert cli.main(["graphs", "maps", "2", "5", "--split", "train", f"--out={out}"]) == 0
     assert out.stat().st_size > 5000 and str(out) in capsys.readouterr().out
     task = tasks.build({"type": "graph-rl"})
-    moves = task.environments("train", 1).moves
+    moves = task.environments("train", 1).transitions
     (figure,) = drawn
     assert len(figure.axes) == 2
     for panel, number in zip(figure.axes, (2, 5), strict=True):
@@ -59,18 +59,18 @@ def test_a_map_shows_every_valid_action(drawn, tmp_path, capsys):
 
 
 def test_curves_are_means_in_bands():
-    records = [{"step": step, "train": {"reward": float(step)}} for step in range(1, 1001)]
-    records += [{"step": 10, "valid": {"reward": 0.0, "test_reward": 7.0}}]
-    episodes, rewards = graphs.curve(records, "train")
+    records = [{"step": step, "train": {"return": float(step)}} for step in range(1, 1001)]
+    records += [{"step": 10, "valid": {"return": 0.0, "test_return": 7.0}}]
+    episodes, returns = graphs.curve(records, "train")
     assert len(episodes) <= graphs.BANDS and episodes == sorted(episodes)
-    assert episodes[0] == rewards[0] == 1.0
-    assert rewards[-1] == pytest.approx(np.mean([step for step in range(1, 1001) if step > 1000 ** (39 / 40)]), abs=5)
+    assert episodes[0] == returns[0] == 1.0
+    assert returns[-1] == pytest.approx(np.mean([step for step in range(1, 1001) if step > 1000 ** (39 / 40)]), abs=5)
     assert graphs.curve(records, "test") == ([pytest.approx(10.0)], [7.0])
 
 
 def test_rewards_are_drawn_with_their_bounds(run, drawn, tmp_path):
-    out = tmp_path / "rewards.svg"
-    assert cli.main(["graphs", "rewards", str(run), str(run), f"--out={out}", "--json"]) == 0
+    out = tmp_path / "returns.svg"
+    assert cli.main(["graphs", "returns", str(run), str(run), f"--out={out}", "--json"]) == 0
     assert out.stat().st_size > 5000
     (figure,) = drawn
     task = tasks.build(recipes.load("graph-rl/fwm", TINY[:1]).task)
@@ -79,14 +79,14 @@ def test_rewards_are_drawn_with_their_bounds(run, drawn, tmp_path):
         bounds = [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() != "-"]
         assert sorted(bounds) == pytest.approx(sorted(task.bounds(split).values()))  # once for runs of the same rules
     records = RunFolder.open(run).records()
-    tested = [record["valid"]["test_reward"] for record in records if "valid" in record]
+    tested = [record["valid"]["test_return"] for record in records if "valid" in record]
     curves = [line for line in figure.axes[1].lines if line.get_linestyle() == "-"]
     assert len(curves) == 2 and curves[0].get_ydata() == pytest.approx(tested)
 
 
 def test_a_run_without_records_is_drawn_as_its_bounds(drawn, tmp_path):
     with RunFolder.create(tmp_path / "young", {"recipe": recipes.load("graph-rl/fwm", TINY[:1]).to_dict()}):
-        graphs.draw_rewards([tmp_path / "young"], tmp_path / "rewards.png")
+        graphs.draw_returns([tmp_path / "young"], tmp_path / "returns.png")
     assert [len(panel.lines) for panel in drawn[0].axes] == [3, 3]
 
 
@@ -96,23 +96,23 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
     capsys.readouterr()
     assert cli.main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    moves, ways = np.array(found["moves"]), found["ways"]
-    assert sum(len(way["actions"]) for way in ways) == 30
+    transitions, paths = np.array(found["transitions"]), found["paths"]
+    assert sum(len(path["actions"]) for path in paths) == 30
     invalid = 0
-    for way in ways:
-        places = way["places"]
-        assert [moves[place, action] for place, action in zip(places[:-1], way["actions"], strict=True)] == places[1:]
-        assert way["arrived"] == (places[-1] == way["goal"]) and way["goal"] not in places[:-1]
-        assert way["fewest"] == distances(moves[None])[0, places[0], way["goal"]]
-        invalid += sum(before == after for before, after in pairwise(places))
-    assert [way["first_step"] for way in ways] == np.cumsum([1, *(len(way["actions"]) for way in ways[:-1])]).tolist()
-    assert found["reward"] == pytest.approx(10 * sum(way["arrived"] for way in ways) - 0.05 * invalid)
+    for path in paths:
+        states = path["states"]
+        assert [transitions[place, action] for place, action in zip(states[:-1], path["actions"], strict=True)] == states[1:]
+        assert path["arrived"] == (states[-1] == path["goal"]) and path["goal"] not in states[:-1]
+        assert path["fewest"] == distances(transitions[None])[0, states[0], path["goal"]]
+        invalid += sum(before == after for before, after in pairwise(states))
+    assert [path["first_step"] for path in paths] == np.cumsum([1, *(len(path["actions"]) for path in paths[:-1])]).tolist()
+    assert found["return"] == pytest.approx(10 * sum(path["arrived"] for path in paths) - 0.05 * invalid)
     if variant == "paper":
-        assert all(len(way["actions"]) == 6 for way in ways[:-1] if not way["arrived"])
+        assert all(len(path["actions"]) == 6 for path in paths[:-1] if not path["arrived"])
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    twice = max({way["goal"] for way in ways}, key=[way["goal"] for way in ways].count)
-    assert f"way 1 to {twice}" in printed and f"way 2 to {twice}" in printed
+    twice = max({path["goal"] for path in paths}, key=[path["goal"] for path in paths].count)
+    assert f"path 1 to {twice}" in printed and f"path 2 to {twice}" in printed
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == printed
 
@@ -124,9 +124,9 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
         (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written"),
         (["maps", "--out=maps.png", "--task.states=1"], "there is no graph of 1 states and 3 actions"),
         (["walk", "RUN", "--graph=12"], "There is no graph 12; they are numbered from 0 to 11"),
-        (["walk", "RUN", "--task.states=6"], "made for observations of size 17, and here it is 19"),
-        (["rewards", "nowhere", "--out=rewards.png"], "nowhere holds no run"),
-        (["rewards", "words", "--out=rewards.png"], "words is no run of an agent on graphs"),
+        (["walk", "RUN", "--task.states=6"], "trained with observations of size 17 and 3 actions, and the task has observations of size 19"),
+        (["returns", "nowhere", "--out=returns.png"], "nowhere holds no run"),
+        (["returns", "words", "--out=returns.png"], "words is no run of an agent on graphs"),
     ],
 )
 def test_what_cannot_be_shown(arguments, message, run, tmp_path, monkeypatch, capsys):

@@ -161,9 +161,8 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
         seed: of the goals and the actions.
 
     Returns:
-        The "graph" and its "moves", the "reward", and "ways": each with its goal, its first step, the places and
-        actions on it, the length of a shortest path, and whether it arrived; a way without arrival ended with the timer
-        or the episode.
+        The "graph", its "transitions", the "return", and "paths": each with its goal, its first step, its states and
+        actions, the length of a shortest path, and whether it arrived; others ended at a timeout or with the episode.
 
     Raises:
         UserError: where there is no such graph or the agent does not fit.
@@ -175,55 +174,55 @@ def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) 
     environments = task.environments(split, 1)
     _check_numbers([number], environments)
     noise = policy_noise(seed, task.steps, 1, task.rules.actions)
-    moves = environments.transitions[number]
-    fewest = distances(moves[None])[0]
+    transitions = environments.transitions[number]
+    fewest = distances(transitions[None])[0]
     seen, _ = environments.reset(seed=seed, options={"graphs": [number]})
-    ways: list[dict[str, Any]] = []
+    paths: list[dict[str, Any]] = []
     state, total, begins = None, 0.0, True
     for step in range(1, task.steps + 1):
         goal, place = int(environments.goal[0]), int(environments.state[0])
         if begins:
-            ways.append({"goal": goal, "first_step": step, "places": [place], "actions": []})
-            ways[-1] |= {"fewest": int(fewest[place, goal]), "arrived": False}
+            paths.append({"goal": goal, "first_step": step, "states": [place], "actions": []})
+            paths[-1] |= {"fewest": int(fewest[place, goal]), "arrived": False}
         action, state = model.act(torch.from_numpy(seen), noise[step - 1], state)
-        to = int(moves[place, action[0]])
+        to = int(transitions[place, action[0]])
         seen, reward, _, _, found = environments.step(action.numpy())
         total += float(reward[0])
-        ways[-1]["places"].append(to)
-        ways[-1]["actions"].append(int(action[0]))
-        ways[-1]["arrived"] = to == goal
+        paths[-1]["states"].append(to)
+        paths[-1]["actions"].append(int(action[0]))
+        paths[-1]["arrived"] = to == goal
         begins = bool(found["reset"][0])
-    return {"graph": number, "moves": moves.tolist(), "reward": total, "ways": ways}
+    return {"graph": number, "transitions": transitions.tolist(), "return": total, "paths": paths}
 
 
 def walk_text(found: dict[str, Any]) -> str:
     """A walk for people: the map, and the agent's first, second, … way to each goal.
 
-    >>> way = {"goal": 1, "first_step": 1, "places": [0, 0, 1], "actions": [1, 0], "fewest": 1, "arrived": True}
-    >>> print(walk_text({"graph": 7, "moves": [[1, 0], [0, 0]], "reward": 9.95, "ways": [way]}))
-    graph 7, reward 9.95
+    >>> path = {"goal": 1, "first_step": 1, "states": [0, 0, 1], "actions": [1, 0], "fewest": 1, "arrived": True}
+    >>> print(walk_text({"graph": 7, "transitions": [[1, 0], [0, 0]], "return": 9.95, "paths": [path]}))
+    graph 7, return 9.95
     from 0:  action 0 to 1
     from 1:  action 0 to 0, action 1 to 0
     <BLANKLINE>
-    way 1 to 1  from step  1  0 -1-x 0 -0-> 1  arrived in 2, fewest 1
+    path 1 to 1  from step  1  0 -1-x 0 -0-> 1  arrived in 2, fewest 1
     """
-    lines = [f"graph {found['graph']}, reward {found['reward']:.2f}"]
-    for place, row in enumerate(found["moves"]):
+    lines = [f"graph {found['graph']}, return {found['return']:.2f}"]
+    for place, row in enumerate(found["transitions"]):
         valid = [f"action {action} to {to}" for action, to in enumerate(row) if to != place]
         lines.append(f"from {place}:  {', '.join(valid)}")
     lines.append("")
     count: dict[int, int] = {}
     texts = []
-    for way in found["ways"]:
-        count[way["goal"]] = count.get(way["goal"], 0) + 1
-        text = str(way["places"][0])
-        for before, action, to in zip(way["places"][:-1], way["actions"], way["places"][1:], strict=True):
+    for path in found["paths"]:
+        count[path["goal"]] = count.get(path["goal"], 0) + 1
+        text = str(path["states"][0])
+        for before, action, to in zip(path["states"][:-1], path["actions"], path["states"][1:], strict=True):
             text += f" -{action}-{'x' if to == before else '>'} {to}"
-        end = f"arrived in {len(way['actions'])}" if way["arrived"] else f"not there in {len(way['actions'])}"
-        texts.append((count[way["goal"]], way, text, f"{end}, fewest {way['fewest']}"))
+        end = f"arrived in {len(path['actions'])}" if path["arrived"] else f"not there in {len(path['actions'])}"
+        texts.append((count[path["goal"]], path, text, f"{end}, fewest {path['fewest']}"))
     width = max(len(text) for _, _, text, _ in texts)
-    for times, way, text, end in sorted(texts, key=lambda line: (line[1]["goal"], line[0])):
-        lines.append(f"way {times} to {way['goal']}  from step {way['first_step']:>2}  {text:<{width}}  {end}")
+    for times, path, text, end in sorted(texts, key=lambda line: (line[1]["goal"], line[0])):
+        lines.append(f"path {times} to {path['goal']}  from step {path['first_step']:>2}  {text:<{width}}  {end}")
     return "\n".join(lines)
 
 

@@ -25,12 +25,12 @@ def stats(args: Namespace) -> None:
     from rich.table import Table
 
     console = make_console(False)
-    table = Table("split", "stories", "questions", "tokens", "tasks", box=None, pad_edge=False)
+    table = Table("split", "stories", "questions", "tokens", "bAbI tasks", box=None, pad_edge=False)
     for split, counts in found.items():
         table.add_row(
             split,
             *(f"{counts[key]:,}" for key in ("stories", "questions", "tokens")),
-            str(len(counts["tasks"])),
+            str(len(counts["babi_tasks"])),
         )
     console.print(table)
     for split, counts in found.items():
