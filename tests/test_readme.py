@@ -129,6 +129,8 @@ def run_python(text: str, names: dict, document: Path) -> None:
 def test_a_document_runs_from_top_to_bottom(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_stories(tmp_path / "en-valid-10k")
+    for folder in ("examples", "results"):  # documents name files in them
+        (tmp_path / folder).symlink_to(ROOT / folder)
     names = {"__name__": "__main__"}
     recipe_text = ""
     for language, text in blocks(document):
