@@ -28,7 +28,7 @@ def test_equals_the_memory(sizes):
     found, writes = step_by_step(inputs)
     expected, memory = fast_weight_memory(*inputs, **OPTIONS, backend="reference")
     assert_near(found, expected)
-    count = int(writes.count)
+    count = int(writes.num_writes)
     assert count == 33 and writes.decay.shape == (3, 48)
     k1, k2, decay = writes.first_keys[:, :, :count], writes.second_keys[:, :, :count], writes.decay[:, :count]
     formed = torch.einsum("bsc,brc,bc,bcv->bsrv", k1, k2, decay, writes.written[:, :count])

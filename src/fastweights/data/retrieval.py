@@ -11,6 +11,7 @@ Three modes (Ba et al. 2016, section 4.1; Keller et al. 2018), with one key or s
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -39,7 +40,7 @@ class Sequences(NamedTuple):
         return self.groups > 0
 
 
-class Form(Protocol):
+class Form(Hashable, Protocol):
     """The interface of a form of sequences: `ARTForm` and `fastweights.data.mqar.MQARForm`.
 
     Examples are a named tuple of arrays `[N, …]`, so `take` selects some for a batch, and `lay_out` makes its tokens.

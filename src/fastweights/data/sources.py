@@ -88,7 +88,8 @@ class GeneratedStories:
         sizes: StorySizes | None = None,
     ) -> None:
         # Imported here: stories from files do not need the generators.
-        from fastweights.data.generate import BABI_SIZES, check_babi_task, generate_story
+        from fastweights.data.generate import check_babi_task, generate_story
+        from fastweights.data.generate.story_sizes import BABI_SIZES
 
         self._babi_tasks, self._sizes = tuple(babi_tasks), sizes or BABI_SIZES
         for babi_task in self._babi_tasks:

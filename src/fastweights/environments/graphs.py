@@ -7,6 +7,7 @@ in a state leads back to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Rules:
     patience: int = 6
     variant: str = "paper"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size(self.states, self.actions)
         for name in ("steps", "patience"):
             if getattr(self, name) < 1:
@@ -116,12 +117,12 @@ def _draw(count: int, states: int, actions: int, rng: np.random.Generator) -> ND
     transitions[graph[:, None], state, rng.integers(actions, size=(count, states))] = next_state
     # One action reaches each state, a so far invalid one.
     accepted = np.ones(count, bool)
-    for next_state in state:
+    for target in state:
         free = transitions == state[:, None]
-        free[:, next_state] = False
+        free[:, target] = False
         accepted &= free.any((1, 2))
         priority = np.where(free, rng.random(transitions.shape), -1.0)
-        transitions.reshape(count, -1)[graph, priority.reshape(count, -1).argmax(1)] = next_state
+        transitions.reshape(count, -1)[graph, priority.reshape(count, -1).argmax(1)] = target
     return transitions[accepted & (distances(transitions) < states).all((1, 2))]
 
 
@@ -149,7 +150,7 @@ def expected_return(transitions: NDArray, rules: Rules, policy: str) -> NDArray[
         rules: rules of the episode.
         policy: "optimal", with the graph and the timer known, or "random", with all actions equally likely.
     """
-    reduce = {"optimal": np.max, "random": np.mean}[policy]
+    reduce: Any = {"optimal": np.max, "random": np.mean}[policy]
     published = rules.variant == "as-published"
     apart = ~np.eye(rules.states, dtype=bool)
     next_goals = apart / (rules.states - 1) if published else np.full(apart.shape, 1 / rules.states)

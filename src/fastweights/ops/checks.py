@@ -1,6 +1,7 @@
 """Checks of shapes and masks, before they can broadcast into a wrong result, and promotion to one dtype."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def check_masks(shape: tuple[int, int], **masks: Tensor | None) -> None:
             raise ValueError(f"{name} is {mask.dtype}; a mask must be torch.bool")
 
 
-def in_one_dtype(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+def in_one_dtype(tensors: Sequence[Tensor | None]) -> list[Any]:
     """Tensors in the widest dtype among them, but never below float32: states are long sums.
 
     >>> [x.dtype for x in in_one_dtype([torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float16)])]

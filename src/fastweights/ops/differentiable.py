@@ -10,17 +10,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+aten = torch.ops.aten  # operators that torch has no function for
+Named = Any  # a named tuple of tensors and options, made by a Definition: the fields are its own
+Found = TypeVar("Found", bound=tuple[Tensor | None, ...])
 KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", int: "SymInt", str: "str"}  # as schemas say it
 
 
-class Definition:
+class Definition(Generic[Found]):
     """The equations of an op, and the names of its arguments and results.
 
     Args:
@@ -29,25 +32,25 @@ class Definition:
         results: names of what it returns.
     """
 
-    def __init__(self, reference: Callable[..., tuple[Tensor | None, ...]], inputs: str, results: str):
+    def __init__(self, reference: Callable[..., Found], inputs: str, results: str):
         parameters = inspect.signature(reference, eval_str=True).parameters
         self.reference = reference
-        self.Arguments = namedtuple("Arguments", parameters)
-        self.Inputs = namedtuple("Inputs", inputs.split())
-        self.Results = namedtuple("Results", results.split())
+        self.Arguments = _names("Arguments", parameters)
+        self.Inputs = _names("Inputs", inputs.split())
+        self.Results = _names("Results", results.split())
         self.schema = ", ".join(f"{KINDS[parameter.annotation]} {name}" for name, parameter in parameters.items())
         self.tensors = sum(parameter.annotation in (Tensor, Tensor | None) for parameter in parameters.values())
 
     def implement(
         self,
         name: str,
-        forward: Callable[[Any, bool], dict[str, Tensor]],
-        backward: Callable[[Any, Any, Any, Any], dict[str, Tensor | None]],
+        forward: Callable[[Named, bool], dict[str, Tensor]],
+        backward: Callable[[Named, Named, Named, Named], Mapping[str, Tensor | None]],
         *,
         saved: str,
-        empty: Callable[[Any, bool], dict[str, Tensor]],
-        empty_gradients: Callable[[Any], dict[str, Tensor]] | None = None,
-    ) -> Callable[..., tuple[Tensor, ...]]:
+        empty: Callable[[Named, bool], dict[str, Tensor]],
+        empty_gradients: Callable[[Named], dict[str, Tensor]] | None = None,
+    ) -> Callable[..., Found]:
         """Register operators for a forward and a backward pass; return a function of the reference's arguments.
 
         Args:
@@ -61,37 +64,37 @@ class Definition:
             empty_gradients: the same for `backward`; contiguous tensors of the inputs' shapes by default.
         """
         Arguments, Inputs, Results, tensors = self.Arguments, self.Inputs, self.Results, self.tensors
-        Saved = namedtuple("Saved", saved.split())
+        Saved = _names("Saved", saved.split())
         outputs = (*Results._fields, *(name for name in Saved._fields if name not in Results._fields))
         places = [outputs.index(name) for name in Saved._fields]
-        empty_gradients = empty_gradients or contiguous_gradients
+        empty_gradients = empty_gradients or gradients_like
         inputs, results, arguments = (len(names._fields) for names in (Inputs, Results, Arguments))
         without_gradient = [None] * (arguments + 1 - inputs)
 
-        def results_of(function):
-            def run(*given):
+        def results_of(function: Callable[[Named, bool], dict[str, Tensor]]) -> Callable[..., tuple[Tensor, ...]]:
+            def run(*given: Any) -> tuple[Tensor, ...]:
                 found = function(Arguments._make(given[:-1]), given[-1])
                 return tuple([found[name] for name in outputs])
 
             return run
 
-        def wanted_of(found, wanted):
+        def wanted_of(found: Mapping[str, Tensor | None], wanted: Iterable[bool]) -> list[Tensor | None]:
             return [found[name] for name, needed in zip(Inputs._fields, wanted, strict=True) if needed]
 
-        def run_backward(*given):
+        def run_backward(*given: Any) -> list[Tensor | None]:
             d, x, kept = given[:results], given[results : results + arguments], given[results + arguments : -1]
             wanted = Inputs._make(given[-1])
             return wanted_of(backward(Arguments._make(x), Saved._make(kept), Results._make(d), wanted), wanted)
 
-        def fake_backward(*given):
+        def fake_backward(*given: Any) -> list[Tensor | None]:
             return wanted_of(empty_gradients(Arguments._make(given[results : results + arguments])), given[-1])
 
-        def setup_context(ctx, inputs, output):
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
             ctx.options = inputs[tensors:-1]
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*inputs[:tensors], *[output[place] for place in places])
 
-        def gradient(ctx, *gradients):
+        def gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
             saved = ctx.saved_tensors  # once: under activation checkpointing they cannot be unpacked again
             x, d, wanted = (*saved[:tensors], *ctx.options), gradients[:results], ctx.needs_input_grad[:inputs]
             with without_autocast(saved[0].device.type):
@@ -103,7 +106,7 @@ class Definition:
                 found = [next(found) if needed else None for needed in wanted]
             return (*found, *without_gradient)
 
-        def operator_of(name, run, fake, schema):
+        def operator_of(name: str, run: Callable[..., Any], fake: Callable[..., Any], schema: str) -> Any:
             found = torch.library.custom_op(f"fastweights::{name}", run, mutates_args=(), schema=schema)
             found.register_fake(fake)
             return found
@@ -118,24 +121,28 @@ class Definition:
         schema = f"({of_results}, {self.schema}, {of_saved}, bool[] wanted) -> Tensor[]"
         gradient_operator = operator_of(f"{name}_backward", run_backward, fake_backward, schema)
 
-        def run(*given: Any) -> tuple[Tensor, ...]:
+        def run(*given: Any) -> Found:
             keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given[:inputs])
             return operator(*given, keep)[:results]
 
         return run
 
-    def _differentiable_gradients(self, x: Any, d: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    def _differentiable_gradients(self, x: Named, d: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Gradients of the inputs through the reference, which can be differentiated once more."""
-        pairs = zip(self.reference(*x), d, strict=True)
-        pairs = [(y, dy) for y, dy in pairs if y is not None and dy is not None and y.requires_grad]
+        results = zip(self.reference(*x), d, strict=True)
+        pairs = [(y, dy) for y, dy in results if y is not None and dy is not None and y.requires_grad]
         needed = [name for name in self.Inputs._fields if _requires_grad(getattr(x, name))]
         if not pairs:
             return [None for _ in self.Inputs._fields]
         outputs, gradients = zip(*pairs, strict=True)
         inputs = [getattr(x, name) for name in needed]
         found = torch.autograd.grad(outputs, inputs, gradients, create_graph=True, allow_unused=True)
-        found = dict(zip(needed, found, strict=True))
-        return [found.get(name) for name in self.Inputs._fields]
+        by_name = dict(zip(needed, found, strict=True))
+        return [by_name.get(name) for name in self.Inputs._fields]
+
+
+def _names(kind: str, names: Iterable[str]) -> Any:
+    return namedtuple(kind, names)
 
 
 def without_autocast(device: str) -> AbstractContextManager:
@@ -143,9 +150,10 @@ def without_autocast(device: str) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def contiguous_gradients(x: Any) -> dict[str, Tensor]:
-    """An empty contiguous tensor of each argument's shape."""
-    return {name: a.new_empty(a.shape) for name, a in x._asdict().items() if isinstance(a, Tensor)}
+def gradients_like(x: Named, *in_time: str) -> dict[str, Tensor]:
+    """An empty tensor of each argument's shape, contiguous; those named `in_time` lie in the order of time."""
+    tensors = {name: a for name, a in x._asdict().items() if isinstance(a, Tensor)}
+    return {name: time_first(a) if name in in_time else a.new_empty(a.shape) for name, a in tensors.items()}
 
 
 def time_first(like: Tensor, *shape: int) -> Tensor:

@@ -41,7 +41,7 @@ class TwoSupportingFacts(ObjectStoryteller):
         candidates = [
             (event.thing, arrival)
             for event in self.recent_events
-            if event.thing is not None and (arrival := self.arrival(event.thing)) is not None
+            if event.thing and (arrival := self.arrival(event.thing)) is not None
         ]
         if not candidates:
             return None
@@ -69,7 +69,7 @@ class ThreeSupportingFacts(ObjectStoryteller):
         candidates = [
             (handling, moves)
             for event in self.recent_events
-            if event.thing is not None
+            if event.thing
             for handling, moves in (self.last_carrying(event.thing),)
             if len(moves) >= 2
         ]

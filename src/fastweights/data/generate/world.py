@@ -23,8 +23,8 @@ class Event(NamedTuple):
     kind: str  # "move", "take", "drop" or "give"
     person: str
     place: str  # of a move, the destination
-    thing: str | None = None
-    receiver: str | None = None
+    thing: str = ""
+    receiver: str = ""
     moves_before: int = 0  # number of earlier moves of the person
 
 
@@ -62,7 +62,7 @@ class World:
         """Simulate a random possible event; a kind that is listed twice is drawn twice as often.
 
         >>> World(Random(0)).random_event(("move",), line=1)
-        Event(line=1, kind='move', person='John', place='hallway', thing=None, receiver=None, moves_before=0)
+        Event(line=1, kind='move', person='John', place='hallway', thing='', receiver='', moves_before=0)
         """
         while True:
             event = self._attempt(choose(self.rng, kinds), choose(self.rng, self.people), line)
@@ -86,9 +86,9 @@ class World:
     def _give_first(self, line: int) -> Event | None:
         # Not random, as in the original: the first possible object goes to the first person beside its holder.
         # For this reason objects are often handed back, and the first objects change hands most.
-        for thing in self.events_by_object:
-            holder = self.holder.get(thing)
-            for person in self.people if holder is not None else ():
+        for thing in [thing for thing in self.events_by_object if thing in self.holder]:
+            holder = self.holder[thing]
+            for person in self.people:
                 if person != holder and self.place[person] == self.place[holder]:
                     return self.give(holder, thing, person, line)
         return None
@@ -120,7 +120,7 @@ class World:
         self.events_by_person[receiver].append(event)
         return event
 
-    def _handle(self, kind: str, person: str, thing: str, line: int, receiver: str | None = None) -> Event:
+    def _handle(self, kind: str, person: str, thing: str, line: int, receiver: str = "") -> Event:
         event = Event(line, kind, person, self.place[person], thing, receiver, len(self.moves_by_person[person]))
         self.events_by_object[thing].append(event)
         self.events_by_person[person].append(event)

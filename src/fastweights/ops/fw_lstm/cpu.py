@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
-from fastweights.ops.differentiable import states_before, unless_full
+from fastweights.ops.differentiable import Named, states_before, unless_full
 from fastweights.ops.fw_lstm.reference import DEFINITION
 
 SAVED = ("before", "gates", "moments", "totals", "candidates", "cells", "keys", "starts")
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     """K steps of what the gradient needs, one where there will be none; each row padded to P."""
     (B, H), T = x.hidden.shape, x.gate_inputs.shape[1]
     C, P = min(x.chunk, T), cpu.padded(H)
@@ -36,7 +36,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     return {name: x.hidden.new_empty(shape) for name, shape in shapes.items()}
 
 
-def _arguments(x, keep: bool) -> cpu.FWLSTMArguments:
+def _arguments(x: Named, keep: bool) -> cpu.FWLSTMArguments:
     (B, H), T = x.hidden.shape, x.gate_inputs.shape[1]
     arguments = cpu.FWLSTMArguments(B=B, T=T, H=H, chunk=min(x.chunk, T), threads=torch.get_num_threads())
     arguments.set(keep=int(keep), decay=x.decay, rate=x.rate)
@@ -46,7 +46,7 @@ def _arguments(x, keep: bool) -> cpu.FWLSTMArguments:
     return arguments
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     found = _empty(x, keep)
     if unless_full(x.mask) is not None:  # padding leaves values unwritten
         for tensor in found.values():
@@ -58,7 +58,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
     B, T, H = kept.hiddens.shape
     d_inputs, d_norms = x.hidden.new_empty(B, T, 4 * H), x.hidden.new_empty(B, 10, cpu.padded(H))
     d_hidden, d_cell = cpu.initial_gradient(d.last_hidden, x.hidden), cpu.initial_gradient(d.last_cell, x.cell)
@@ -86,7 +86,7 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
 _fw_lstm = DEFINITION.implement("fw_lstm_cpu", _forward, _backward, saved=f"hiddens {' '.join(SAVED)}", empty=_empty)
 
 
-def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Compiled for this processor: float32 on the CPU, any size.
 
     Arguments as of `reference`.

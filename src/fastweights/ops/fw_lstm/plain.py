@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.ops import aten
 
-from fastweights.ops.differentiable import contiguous_gradients, states_before, time_first, unless_full
+from fastweights.ops.differentiable import Named, aten, gradients_like, states_before, time_first, unless_full
 from fastweights.ops.fw_lstm.reference import DEFINITION
 from fastweights.ops.layer_norm import normalize, normalize_backward, parameters_backward
 from fastweights.ops.outer_product.steps import Reads, ReadsBackward
@@ -23,7 +22,7 @@ OF_STEPS = ("before", "gates", "cells", "sums", "candidates", "keys")  # gates: 
 MOMENTS = ("gates_mean", "gates_deviation", "cell_mean", "cell_deviation")  # 1/deviation
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     (B, T, _), H, new = x.gate_inputs.shape, x.hidden.shape[-1], x.hidden.new_empty
     later_chunks = -(-T // min(x.chunk, T)) - 1 if keep else 0
     return {
@@ -42,7 +41,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     }
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     H, T = x.hidden.shape[-1], x.gate_inputs.shape[1]
     mask, resets, memory, found = unless_full(x.mask), x.resets, x.memory, _empty(x, keep)
     transposed = x.weight.T.contiguous()
@@ -95,7 +94,7 @@ def _by_step(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     return list(zip(*(tensor.unbind(0) for tensor in tensors), strict=True))
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
     before, gates, cells, sums, candidates, keys = (getattr(kept, name) for name in OF_STEPS)
     T, _, H = cells.shape
     mask, resets = unless_full(x.mask), x.resets
@@ -126,7 +125,7 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
                 d_h, d_c = d_h * passes, d_c * passes
             torch.mul(d_h, c_relu, out=d_o)
             torch.addcmul(d_c, d_h * o, c_open, out=d_new_c)
-            d_total = normalize_backward(d_new_c, total, *of_cell, x.cell_gain, x.cell_bias)
+            d_total = normalize_backward(d_new_c, total, x.cell_gain, x.cell_bias, *of_cell)
             torch.mul(d_total.unsqueeze(1), passing, out=d_i_and_f)
             d_candidate, d_c = (d_total.unsqueeze(1) * i_and_f).unbind(1)
             d_candidate = aten.threshold_backward(d_candidate, candidate, 0)
@@ -136,7 +135,7 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
             else:
                 d_key = reads.of_query(t - begin, 0, d_candidate).add_(reads.of_key(t - begin))
                 torch.add(d_candidate, aten.threshold_backward(d_key, key, 0), out=d_g)
-            d_here.copy_(normalize_backward(d_gate, all_before, *of_gates, x.gates_gain, x.gates_bias))
+            d_here.copy_(normalize_backward(d_gate, all_before, x.gates_gain, x.gates_bias, *of_gates))
             d_h = d_here @ x.weight
             if mask is not None:
                 d_h, d_c = d_h + passed_h, d_c + passed_c
@@ -146,8 +145,8 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
         if x.memory is not None and (wanted.memory or index):
             d_memory = reads.of_memory()
     previous = states_before(x.hidden, kept.hiddens.transpose(0, 1), resets, time=0)
-    of_gates = (kept.gates_mean, kept.gates_deviation, x.gates_gain, x.gates_bias)
-    of_cell = (kept.cell_mean, kept.cell_deviation, x.cell_gain, x.cell_bias)
+    of_gates = (x.gates_gain, x.gates_bias, kept.gates_mean, kept.gates_deviation)
+    of_cell = (x.cell_gain, x.cell_bias, kept.cell_mean, kept.cell_deviation)
     gates_gain, gates_bias = parameters_backward(d_gates, before, *of_gates)
     cell_gain, cell_bias = parameters_backward(d_cells, sums, *of_cell)
     return {
@@ -163,21 +162,17 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
     }
 
 
-def _empty_gradients(x) -> dict[str, Tensor]:
-    return contiguous_gradients(x) | {"gate_inputs": time_first(x.gate_inputs)}
-
-
 _fw_lstm = DEFINITION.implement(
     "fw_lstm",
     _forward,
     _backward,
     saved=f"hiddens {' '.join(OF_STEPS)} {' '.join(MOMENTS)} starts",
     empty=_empty,
-    empty_gradients=_empty_gradients,
+    empty_gradients=lambda x: gradients_like(x, "gate_inputs"),
 )
 
 
-def plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Plain torch, the fast weights formed once a chunk, its gradient written out: any device, any dtype.
 
     Arguments as of `reference`.

@@ -38,18 +38,16 @@ def reference(
         i, f, o, g_hat = gates.chunk(4, -1)
         i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
         g = g_hat.relu()
-        if A is None:
-            new_A, retrieved = None, 0
-        else:
-            new_A = decay * A + rate * g.unsqueeze(2) * g.unsqueeze(1)
-            retrieved = (new_A @ g.unsqueeze(2)).squeeze(2)
-        new_c = layer_norm(f * c + i * (g_hat + retrieved).relu(), cell.shape[1:], cell_gain, cell_bias, EPSILON)
+        if A is not None:
+            written = decay * A + rate * g.unsqueeze(2) * g.unsqueeze(1)
+            A = written if mask is None else torch.where(mask[:, t, None, None], written, A)
+            g_hat = g_hat + (written @ g.unsqueeze(2)).squeeze(2)
+        new_c = layer_norm(f * c + i * g_hat.relu(), cell.shape[1:], cell_gain, cell_bias, EPSILON)
         new_h = o * new_c.relu()
         if mask is not None:
             passes = mask[:, t, None]
             new_h, new_c = torch.where(passes, new_h, h), torch.where(passes, new_c, c)
-            new_A = None if A is None else torch.where(passes.unsqueeze(-1), new_A, A)
-        h, c, A = new_h, new_c, new_A
+        h, c = new_h, new_c
         outputs.append(h)
     return torch.stack(outputs, 1), h, c, A
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
-from fastweights.ops.differentiable import unless_full
+from fastweights.ops.differentiable import Named, unless_full
 from fastweights.ops.fw_rnn.reference import DEFINITION
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     """K steps of what the gradient needs, one where there will be none; each row padded to P."""
     (B, T, H), S = x.inputs.shape, x.inner_steps
     C, P = min(x.chunk, T), cpu.padded(H)
@@ -30,7 +30,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     return {name: x.hidden.new_empty(shape) for name, shape in shapes.items()}
 
 
-def _arguments(x, keep: bool) -> cpu.FWRNNArguments:
+def _arguments(x: Named, keep: bool) -> cpu.FWRNNArguments:
     B, T, H = x.inputs.shape
     arguments = cpu.FWRNNArguments(B=B, T=T, H=H, chunk=min(x.chunk, T), threads=torch.get_num_threads())
     arguments.set(keep=int(keep), inner_steps=x.inner_steps, decay=x.decay, rate=x.rate)
@@ -39,7 +39,7 @@ def _arguments(x, keep: bool) -> cpu.FWRNNArguments:
     return arguments
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     found = _empty(x, keep)
     if unless_full(x.mask) is not None:  # padding leaves values unwritten
         for tensor in found.values():
@@ -51,7 +51,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
     B, T, H = x.inputs.shape
     d_inputs, d_norms = x.hidden.new_empty(B, T, H), x.hidden.new_empty(B, 2, cpu.padded(H))
     d_hidden = cpu.initial_gradient(d.last_hidden, x.hidden)

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.ops import aten
 
-from fastweights.ops.differentiable import contiguous_gradients, time_first, unless_full
+from fastweights.ops.differentiable import Named, aten, gradients_like, time_first, unless_full
 from fastweights.ops.fw_rnn.reference import DEFINITION
 from fastweights.ops.layer_norm import normalize, normalize_backward, parameters_backward
 from fastweights.ops.outer_product.steps import Reads, ReadsBackward
 from fastweights.ops.outer_product.weights import chunks
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     (B, T, H), S, new = x.inputs.shape, x.inner_steps, x.hidden.new_empty
     return {
         "hiddens": time_first(x.hidden, B, T, H),
@@ -34,7 +33,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     }
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     (B, T, _), S = x.inputs.shape, x.inner_steps
     mask, resets, memory, found = unless_full(x.mask), x.resets, x.memory, _empty(x, keep)
     transposed = x.weight.T.contiguous()
@@ -67,7 +66,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
     sums, keys, queries, hiddens = kept.sums, kept.keys, kept.queries, kept.hiddens.transpose(0, 1)
     T, S = sums.shape[:2]
     mask, resets = unless_full(x.mask), x.resets
@@ -89,7 +88,7 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
                 new_h = hiddens[t] if s == S - 1 else queries[:, t, s + 1]
                 d_y = torch.mul(d_h, new_h > 0, out=d_normalized[t, s])
                 moments = kept.mean[t, s], kept.deviation[t, s]
-                d_sum = normalize_backward(d_y, sums[t, s], *moments, x.gain, x.bias)
+                d_sum = normalize_backward(d_y, sums[t, s], x.gain, x.bias, *moments)
                 d_boundary += d_sum
                 d_h = reads.of_query(t - begin, s, d_sum)
             d_boundary += aten.threshold_backward(d_h, queries[:, t, 0], 0)
@@ -100,14 +99,10 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
                 d_h *= ~resets[:, t, None]
         if wanted.memory or index:
             d_memory = reads.of_memory()
-    gain, bias = parameters_backward(d_normalized, sums, kept.mean, kept.deviation, x.gain, x.bias)
+    gain, bias = parameters_backward(d_normalized, sums, x.gain, x.bias, kept.mean, kept.deviation)
     d_weight = d_inputs.flatten(0, 1).T @ keys.transpose(0, 1).flatten(0, 1)
     d_inputs = d_inputs.transpose(0, 1)
     return {"inputs": d_inputs, "weight": d_weight, "gain": gain, "bias": bias, "hidden": d_h, "memory": d_memory}
-
-
-def _empty_gradients(x) -> dict[str, Tensor]:
-    return contiguous_gradients(x) | {"inputs": time_first(x.inputs)}
 
 
 _fw_rnn = DEFINITION.implement(
@@ -116,7 +111,7 @@ _fw_rnn = DEFINITION.implement(
     _backward,
     saved="hiddens sums mean deviation keys queries starts",
     empty=_empty,
-    empty_gradients=_empty_gradients,
+    empty_gradients=lambda x: gradients_like(x, "inputs"),
 )
 
 

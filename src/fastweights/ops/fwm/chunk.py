@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from fastweights.ops.differentiable import contiguous_gradients, unless_full
+from fastweights.ops.differentiable import Named, gradients_like, unless_full
 from fastweights.ops.fwm.pairing import PAIRINGS, empty_memory, similarities
 from fastweights.ops.fwm.reference import DEFINITION
-from fastweights.ops.layer_norm import EPSILON
+from fastweights.ops.layer_norm import EPSILON, normalize, normalize_backward
 
 CHUNK_SIZE = 50
 
@@ -107,17 +107,15 @@ def _decays(factors: Tensor, keep: Tensor | None) -> Tensor:
     return steps.masked_fill_(above, 1).cumprod(1).masked_fill_(above, 0)
 
 
-def _time_first(x: Tensor | None) -> Tensor | None:
+def _time_first(x: Tensor) -> Tensor:
     """`[B, C]` or `[B, C, V]` as `[C, B, 1]` or `[C, B, V]`, in one piece."""
-    if x is None:
-        return None
     return (x.unsqueeze(-1) if x.ndim == 2 else x).transpose(0, 1).contiguous()
 
 
 class _Chunk:
     """The part of the arguments x that belongs to the chunk of index c."""
 
-    def __init__(self, x, output_mask: Tensor | None, c: int):
+    def __init__(self, x: Named, output_mask: Tensor | None, c: int):
         T = x.values.shape[1]
         self.step = step = slice(c * x.chunk, min((c + 1) * x.chunk, T))
         self.length = step.stop - step.start
@@ -126,7 +124,7 @@ class _Chunk:
         self.read = _Reads(None if output_mask is None else output_mask[:, step])
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     """For the gradient: F_0 of each chunk, v_old, Δ, decays, retrieved values."""
     (B, T, V), C, new = x.values.shape, x.chunk, x.values.new_empty
     chunks = -(-T // C) if keep else 0
@@ -141,7 +139,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     }
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     pair, found = PAIRINGS[x.pairing], _empty(x, keep)
     mask, output_mask = unless_full(x.mask), unless_full(x.output_mask)
     starts, old = found["starts"], found["old"]
@@ -153,7 +151,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     chunks = -(-x.values.shape[1] // x.chunk)
     for c in range(chunks):
         chunk = _Chunk(x, output_mask, c)
-        step, keeps = chunk.step, _time_first(chunk.keep)
+        step, keeps = chunk.step, None if chunk.keep is None else _time_first(chunk.keep)
         u, gram = pair.join(chunk.k1, chunk.k2), pair.combine(similarities(*[chunk.k1, chunk.k2] * 2))
         old[step] = (u @ F).transpose(0, 1)
         delta, factors, squared_norm = _scan_writes(
@@ -181,7 +179,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found | {"last_memory": F}
 
 
-def _read(x, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _read(x: Named, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The outputs of a chunk's reads, and what each hop retrieved before its layer norm."""
     pair, read = PAIRINGS[x.pairing], chunk.read
     remaining = read.gather(decay[:, 1:])
@@ -199,7 +197,7 @@ def _read(x, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor) -> tuple[Te
 class _Room:
     """Buffers for one chunk at a time: allocating them for each costs more than what is done with them."""
 
-    def __init__(self, x):
+    def __init__(self, x: Named):
         B, K, _ = x.memory.shape
         positions = x.chunk * (1 + x.second_queries.shape[2])
         self.addresses = x.values.new_empty(B, positions, K)
@@ -211,10 +209,10 @@ class _Room:
         return torch.bmm(a, b, out=self.products[: B * P].view(B, P, -1))
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor]:
     """Names as in README.md: Φ for ∂F, ε, H and φ for the terms of the norm."""
     output_mask = unless_full(x.output_mask)
-    found = contiguous_gradients(x)
+    found = gradients_like(x)
     found["first_queries"].zero_()
     found["second_queries"].zero_()
     d_outputs = torch.zeros_like(x.values) if d.outputs is None else d.outputs
@@ -228,8 +226,9 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
 
 
 def _chunk_backward(
-    x, kept, chunk: _Chunk, c: int, d_outputs: Tensor, Phi: Tensor, phi: Tensor, room: _Room, found: dict[str, Tensor]
-) -> Tensor:
+    x: Named, kept: Named, chunk: _Chunk, c: int, d_outputs: Tensor, Phi: Tensor, phi: Tensor, room: _Room,
+    found: dict[str, Tensor],
+) -> Tensor:  # fmt: skip
     """Fill in a chunk's gradients, bring Φ to the chunk's start in place, and return φ there."""
     pair, step, length, k1, k2 = PAIRINGS[x.pairing], chunk.step, chunk.length, chunk.k1, chunk.k2
     F, old, delta = kept.starts[c], kept.old[step].transpose(0, 1), kept.written[step].transpose(0, 1)
@@ -288,8 +287,8 @@ def _chunk_backward(
 
 
 def _reads_backward(
-    x, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor, retrieved: Tensor, d_out: Tensor, addresses: Tensor,
-    arrived: Tensor, room: _Room, d_delta: Tensor, radial: Tensor, found: dict[str, Tensor],
+    x: Named, chunk: _Chunk, F: Tensor, decay: Tensor, delta: Tensor, retrieved: Tensor, d_out: Tensor,
+    addresses: Tensor, arrived: Tensor, room: _Room, d_delta: Tensor, radial: Tensor, found: dict[str, Tensor],
 ) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
     """Run a chunk's hops backwards, last first: fill in the gradients of its queries, and add to ∂Δ and ⟨y, ∂y⟩.
 
@@ -359,10 +358,7 @@ def _normalised(y: Tensor) -> Tensor:
 
 
 def _normalised_backward(gradient: Tensor, y: Tensor) -> Tensor:
-    shape = y.shape[-1:]
-    _, mean, rstd = torch.native_layer_norm(y, shape, None, None, EPSILON)
-    outputs = [True, False, False]
-    return torch.ops.aten.native_layer_norm_backward(gradient, y, shape, mean, rstd, None, None, outputs)[0]
+    return normalize_backward(gradient, y, None, None, *normalize(y, None, None)[1:])
 
 
 _fwm = DEFINITION.implement(

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
-from fastweights.ops.differentiable import contiguous_gradients, time_first
+from fastweights.ops.differentiable import Named, gradients_like, time_first
 from fastweights.ops.fwm.reference import DEFINITION
 
 SIZES = (8, 16, 32)
 CHUNK_SIZE = 112
-
-
 VECTORS = {"k1": "first_keys", "k2": "second_keys", "v": "values", "n": "first_queries"}  # as the kernel calls them
 SEQUENCES = VECTORS | {"beta": "write_strengths", "e": "second_queries"}
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     """For the gradient: later chunks' F_0, v_old, Δ, factors, what each hop retrieved."""
     (B, T, d), new = x.values.shape, x.values.new_empty
     K = B if keep else 0
@@ -35,7 +33,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     }
 
 
-def _arguments(x) -> cpu.FWMArguments:
+def _arguments(x: Named) -> cpu.FWMArguments:
     B, T, d = x.values.shape
     hops, chunk, threads = x.second_queries.shape[2], min(x.chunk, T), torch.get_num_threads()
     arguments = cpu.FWMArguments(B=B, T=T, d=d, hops=hops, chunk=chunk, threads=threads)
@@ -48,7 +46,7 @@ def _arguments(x) -> cpu.FWMArguments:
     return arguments
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     found = _empty(x, keep)
     if x.output_mask is not None:
         found["retrieved"].zero_()
@@ -58,8 +56,8 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
-    found = {argument: time_first(getattr(x, argument)) for argument in SEQUENCES.values()}
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
+    found: dict[str, Tensor | None] = {argument: time_first(getattr(x, argument)) for argument in SEQUENCES.values()}
     found["memory"] = torch.empty_like(kept.last_memory) if wanted.memory else None
     arguments = _arguments(x)
     arguments.set(**kept._asdict(), d_memory=found["memory"])
@@ -70,17 +68,13 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor | None]:
     return found
 
 
-def _empty_gradients(x) -> dict[str, Tensor]:
-    return contiguous_gradients(x) | {name: time_first(getattr(x, name)) for name in SEQUENCES.values()}
-
-
 _fwm = DEFINITION.implement(
     "fwm_cpu",
     _forward,
     _backward,
     saved="last_memory starts old written factors retrieved",
     empty=_empty,
-    empty_gradients=_empty_gradients,
+    empty_gradients=lambda x: gradients_like(x, *SEQUENCES.values()),
 )
 
 
@@ -94,7 +88,7 @@ def compiled(*arguments: Any, chunk: int = CHUNK_SIZE) -> tuple[Tensor, Tensor]:
     return _fwm(*arguments, cpu.padded(even))
 
 
-def unsupported_reason(device: str, tensors: Sequence[Tensor | None] = (), pairing: str = "product") -> str | None:
+def unsupported_reason(device: str, tensors: Sequence[Any] = (), pairing: str = "product") -> str | None:
     """Why the kernel cannot run on a device (with the op's seven tensors), or None where it can."""
     if tensors:
         sizes = {x.shape[-1] for x in (*tensors[:3], tensors[4])}

@@ -78,7 +78,7 @@ class Concatenation:
         return gradient[..., : a.shape[-1]], gradient[..., a.shape[-1] :]
 
 
-PAIRINGS = {"product": TensorProduct, "concatenation": Concatenation}
+PAIRINGS: dict[str, type[TensorProduct | Concatenation]] = {"product": TensorProduct, "concatenation": Concatenation}
 
 
 def empty_memory(first_keys: Tensor, second_keys: Tensor, values: Tensor, pairing: str) -> Tensor:

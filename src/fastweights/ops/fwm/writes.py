@@ -31,7 +31,7 @@ class WriteLog(NamedTuple):
         written: Δ `[B, C, V]`.
         decay: the remaining scale of each write `[B, C]`.
         squared_norm: ‖F‖² `[B]`.
-        count: the number of writes so far, a scalar on the CPU.
+        num_writes: the number of writes so far, a scalar on the CPU.
     """
 
     first_keys: Tensor
@@ -39,14 +39,14 @@ class WriteLog(NamedTuple):
     written: Tensor
     decay: Tensor
     squared_norm: Tensor
-    count: Tensor
+    num_writes: Tensor
 
     @classmethod
     def empty(cls, like: Tensor, B: int, S: int, R: int, V: int, capacity: int) -> WriteLog:
         """An empty log for `capacity` writes, of the dtype and on the device of `like`."""
-        C = cpu.padded(capacity)
-        shapes = ((B, S, C), (B, R, C), (B, C, V), (B, C), (B,))
-        return cls(*(like.new_zeros(shape) for shape in shapes), torch.zeros((), dtype=torch.int64))
+        C, new = cpu.padded(capacity), like.new_zeros
+        num_writes = torch.zeros((), dtype=torch.int64)
+        return cls(new(B, S, C), new(B, R, C), new(B, C, V), new(B, C), new(B), num_writes)
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def write_and_read(
     Raises:
         ValueError: if the log is full, keys are concatenated, or the backend cannot run.
     """
-    count, capacity = int(memory.count), memory.decay.shape[1]
+    count, capacity = int(memory.num_writes), memory.decay.shape[1]
     if count == capacity:
         raise ValueError(f"the memory has room for {capacity} writes, and all are made")
     if pairing != "product":
@@ -97,13 +97,12 @@ def write_and_read(
     backend = "plain" if backend == "reference" else backend  # the definition has no log
     chosen = choose("write_and_read", BACKENDS, backend, [*step, memory.decay], device=values.device.type)
     found = BACKENDS[chosen].load()(memory, count, *step)
-    memory.count.add_(1)
+    memory.num_writes.add_(1)
     return found
 
 
-def _plain(
-    memory: WriteLog, count: int, k1: Tensor, k2: Tensor, v: Tensor, beta: Tensor, n: Tensor, e: Tensor
-) -> Tensor:
+def _plain(memory: WriteLog, count: int, *step: Tensor) -> Tensor:
+    k1, k2, v, beta, n, e = step
     v_old = _read(memory, count, k1, k2)
     delta = beta.unsqueeze(-1) * (v - v_old)
     memory.first_keys[:, :, count], memory.second_keys[:, :, count] = k1, k2
@@ -129,7 +128,8 @@ def _read(memory: WriteLog, count: int, x: Tensor, y: Tensor) -> Tensor:
     return torch.bmm(weights, memory.written[:, :count]).squeeze(1)
 
 
-def _compiled(memory: WriteLog, count: int, k1: Tensor, k2: Tensor, v: Tensor, beta: Tensor, n: Tensor, e: Tensor):
+def _compiled(memory: WriteLog, count: int, *step: Tensor) -> Tensor:
+    k1, k2, v, beta, n, e = step
     B, d = v.shape
     outputs = v.new_empty(B, d)
     arguments = cpu.FWMStepArguments(
@@ -137,9 +137,9 @@ def _compiled(memory: WriteLog, count: int, k1: Tensor, k2: Tensor, v: Tensor, b
     )
     k1, k2, v, n = (cpu.rows(x) for x in (k1, k2, v, n))
     e = e if e.stride()[1:] == (d, 1) else e.contiguous()
-    step = {"k1": k1, "k2": k2, "v": v, "beta": beta, "n": n, "e": e}
-    arguments.set(**step, **{f"{name}_row": x.stride(0) for name, x in step.items()}, outputs=outputs)
-    arguments.set(**{name: x for name, x in memory._asdict().items() if name != "count"})
+    vectors = {"k1": k1, "k2": k2, "v": v, "beta": beta, "n": n, "e": e}
+    arguments.set(**vectors, **{f"{name}_row": x.stride(0) for name, x in vectors.items()}, outputs=outputs)
+    arguments.set(**{name: x for name, x in memory._asdict().items() if name != "num_writes"})
     cpu.call("fwm_step", arguments)
     return outputs
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
-from fastweights.ops.differentiable import contiguous_gradients, states_before, time_first
+from fastweights.ops.differentiable import Named, gradients_like, states_before, time_first
 from fastweights.ops.lstm.reference import DEFINITION
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     (B, H), new = x.hidden.shape, x.hidden.new_empty
     T = (x.gate_inputs if x.tokens is None else x.tokens).shape[1]
     K = T if keep else 0
@@ -26,14 +26,14 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     }
 
 
-def _arguments(x, hiddens: Tensor) -> cpu.LSTMArguments:
+def _arguments(x: Named, hiddens: Tensor) -> cpu.LSTMArguments:
     B, T, H = hiddens.shape
     arguments = cpu.LSTMArguments(B=B, T=T, H=H, threads=torch.get_num_threads())
     arguments.set_contiguous(weight=x.weight, hidden=x.hidden, cell=x.cell, mask=x.mask, resets=x.resets)
     return arguments
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     found = _empty(x, keep)
     arguments = _arguments(x, found["hiddens"])
     arguments.set(**found)
@@ -47,7 +47,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor]:
     d_inputs = torch.empty_like(kept.gates)
     d_hidden, d_cell = cpu.initial_gradient(d.last_hidden, x.hidden), cpu.initial_gradient(d.last_cell, x.cell)
     arguments = _arguments(x, kept.hiddens)
@@ -60,7 +60,7 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
     return {"gate_inputs": d_inputs, "weight": d_weight, "hidden": d_hidden, "cell": d_cell}
 
 
-def _summed_by_token(x, gradient: Tensor) -> Tensor:
+def _summed_by_token(x: Named, gradient: Tensor) -> Tensor:
     """The gradient of the table `[V, 4·H]` from that of its rows `[T, B, 4·H]`."""
     T, B, columns = gradient.shape
     table, tokens = gradient.new_zeros(x.gate_inputs.shape), x.tokens.T.contiguous()
@@ -70,18 +70,13 @@ def _summed_by_token(x, gradient: Tensor) -> Tensor:
     return table
 
 
-def _empty_gradients(x) -> dict[str, Tensor]:
-    found = contiguous_gradients(x)
-    return found if x.tokens is not None else found | {"gate_inputs": time_first(x.gate_inputs)}
-
-
 _lstm = DEFINITION.implement(
     "lstm_cpu",
     _forward,
     _backward,
     saved="hiddens cells gates",
     empty=_empty,
-    empty_gradients=_empty_gradients,
+    empty_gradients=lambda x: gradients_like(x, "gate_inputs" if x.tokens is None else ""),
 )
 
 

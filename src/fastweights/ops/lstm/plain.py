@@ -5,13 +5,12 @@ Step by step, but with the four gates as one batch of products in the layout tha
 
 import torch
 from torch import Tensor
-from torch.ops import aten
 
-from fastweights.ops.differentiable import contiguous_gradients, states_before, time_first, unless_full
+from fastweights.ops.differentiable import Named, aten, gradients_like, states_before, time_first, unless_full
 from fastweights.ops.lstm.reference import DEFINITION, look_up
 
 
-def _empty(x, keep: bool) -> dict[str, Tensor]:
+def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
     (B, T, _), H, new = x.gate_inputs.shape, x.hidden.shape[-1], x.hidden.new_empty
     return {
         "hiddens": time_first(x.hidden, B, T, H),
@@ -23,7 +22,7 @@ def _empty(x, keep: bool) -> dict[str, Tensor]:
     }
 
 
-def _forward(x, keep: bool) -> dict[str, Tensor]:
+def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     B, H = x.hidden.shape
     mask, resets, found = unless_full(x.mask), x.resets, _empty(x, keep)
     inputs = x.gate_inputs.transpose(0, 1).unflatten(-1, (4, H)).transpose(1, 2)  # [T, 4, B, H]
@@ -50,7 +49,7 @@ def _forward(x, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
+def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor]:
     gates, cells = kept.gates, kept.cells
     T, _, B, H = gates.shape
     mask, resets = unless_full(x.mask), x.resets
@@ -94,17 +93,13 @@ def _backward(x, kept, d, wanted) -> dict[str, Tensor]:
     return {"gate_inputs": d_inputs.transpose(0, 1), "weight": d_weight, "hidden": d_h, "cell": d_c}
 
 
-def _empty_gradients(x) -> dict[str, Tensor]:
-    return contiguous_gradients(x) | {"gate_inputs": time_first(x.gate_inputs)}
-
-
 _lstm = DEFINITION.implement(
     "lstm_plain",
     _forward,
     _backward,
     saved="hiddens cells tanh_cells gates",
     empty=_empty,
-    empty_gradients=_empty_gradients,
+    empty_gradients=lambda x: gradients_like(x, "gate_inputs"),
 )
 
 
@@ -113,5 +108,4 @@ def plain(gate_inputs: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, 
 
     Arguments as of `reference`.
     """
-    *others, tokens = others
-    return _lstm(look_up(gate_inputs, tokens), *others, None)
+    return _lstm(look_up(gate_inputs, others[-1]), *others[:-1], None)
