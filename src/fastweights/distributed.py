@@ -112,6 +112,8 @@ def join(device: str = "cpu") -> Iterator[Group]:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UserError(f'--device is "{device}"; give cpu or cuda.') from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f'--device is "{device}"; give cpu or cuda.')
     if chosen.type == "cuda":
         index = local if chosen.index is None else chosen.index
         if index >= torch.cuda.device_count():

@@ -26,6 +26,8 @@ Size = Annotated[int, Ge(1)]
 """A number of things, at least 1."""
 Count = Annotated[int, Ge(0)]
 """A number of things, or 0."""
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+"""A seed of torch's and NumPy's generators."""
 Fraction = Annotated[float, Ge(0), Le(1)]
 Probability = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]

@@ -386,4 +386,40 @@ def test_the_metadata_lie_in_the_header_as_json(tmp_path):
     save(tmp_path / "one.safetensors", {"x": torch.ones(1)}, {"loss": 0.1})
     content = (tmp_path / "one.safetensors").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert json.loads(header["__metadata__"]["fastweights"]) == {"loss": 0.1}
+    metadata = json.loads(header["__metadata__"]["fastweights"])
+    assert len(metadata.pop("sha256")) == 64 and metadata == {"loss": 0.1}
+
+
+def test_every_flipped_byte_is_refused(tmp_path):
+    path = tmp_path / "one.safetensors"
+    save(path, {"x": torch.arange(3.0), "é": torch.ones(2, dtype=torch.int64)}, {"step": 7, "loss": 0.1, "é": "x"})
+    content = path.read_bytes()
+    damaged = tmp_path / "damaged.safetensors"
+    for place in range(len(content)):
+        for flip in (1, 32, 255):
+            changed = bytearray(content)
+            changed[place] ^= flip
+            damaged.write_bytes(changed)
+            with pytest.raises(UserError):
+                load(damaged)
+    assert load(path)[1] == {"step": 7, "loss": 0.1, "é": "x"}
+
+
+def test_every_truncation_and_every_longer_file_is_refused(tmp_path):
+    path = tmp_path / "one.safetensors"
+    save(path, {"x": torch.arange(3.0)}, {"step": 7})
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError):
+            load(path)
+    path.write_bytes(content + b"x")
+    with pytest.raises(UserError):
+        load(path)
+
+
+def test_a_file_without_a_digest_is_refused(tmp_path):
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(safetensors.torch.save({"x": torch.ones(1)}, metadata={"fastweights": "{}"}))
+    with pytest.raises(UserError, match="damaged"):
+        load(path)

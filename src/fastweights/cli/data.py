@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from fastweights.cli.output import make_console, print_json, track
+from fastweights.errors import UserError
 
 STORY_SIZES = {
     "people": "people in a story (bAbI's tasks 1-3 and 5-14; default: as in bAbI)",
@@ -46,6 +47,8 @@ def generate(args: Namespace) -> None:
     from fastweights.data.generate.story_sizes import StorySizes
 
     tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks else tuple(sorted(GENERATORS))
+    if args.seed < 0:  # negative seeds are those of the validation and test splits
+        raise UserError(f"--seed is {args.seed}; give 0 or more.")
     console = make_console(args.json)
     sizes = {size: value for size in STORY_SIZES if (value := getattr(args, size)) is not None}
     files = write_files(args.out, args.questions, args.seed, tasks, StorySizes(**sizes))

@@ -36,6 +36,8 @@ def walk(args: Namespace) -> None:
     from fastweights.models import ActorCritic
     from fastweights.training.trained import load_model
 
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; give 0 or more.")
     trained = load_model(args.path, args.overrides, trust=args.trust)
     model, task = trained.model, trained.assembly.task
     if not isinstance(task, tasks.GraphRL) or not isinstance(model, ActorCritic):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+MOST_THREADS = 1024
+
+
 def print_json(value: Any) -> None:
     """Print one JSON value."""
     print(json.dumps(value, allow_nan=False))
@@ -23,7 +26,7 @@ def make_console(quiet: bool) -> Console:
     """A console on standard output, or on standard error beside JSON."""
     from rich.console import Console
 
-    console = Console(stderr=quiet, highlight=False, soft_wrap=True)
+    console = Console(stderr=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a window
     return console
@@ -45,6 +48,6 @@ def set_threads(threads: int | None) -> None:
     import torch
 
     if threads is not None:
-        if threads < 1:
-            raise UserError(f"--threads is {threads}; give at least 1, or leave it out for torch's choice.")
+        if not 1 <= threads <= MOST_THREADS:
+            raise UserError(f"--threads is {threads}; give 1 to {MOST_THREADS}, or leave it out for torch's choice.")
         torch.set_num_threads(threads)

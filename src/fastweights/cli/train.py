@@ -31,7 +31,6 @@ def _train(group: Group, args: Namespace) -> int:
     from fastweights import recipes
     from fastweights.training.display import ProgressObserver
     from fastweights.training.loop import Interrupted, Trainer, run_config
-    from fastweights.training.optimization import Optimization
     from fastweights.training.runs import RunFolder
 
     set_threads(args.threads)
@@ -42,20 +41,22 @@ def _train(group: Group, args: Namespace) -> int:
     recipe, data, run = _resumed_run(args, out) if args.resume else _new_recipe(args)
     assembly = recipes.assemble(recipe, data)
     if run is None:
-        Optimization(assembly.model, recipe.training)  # its options are refused before there is a run folder
         assembly.objective.check_data(assembly.task, data)
-        run = RunFolder.create(out, run_config(assembly, data)) if group.is_first else RunFolder(out)
     console = make_console(args.json)
     with ExitStack() as stack:
         observer = None
         if group.is_first:  # the others are silent and write nothing
-            stack.enter_context(run)
             observer = stack.enter_context(ProgressObserver(console))
-        trainer = Trainer(assembly, run, data, observer, group)
+            if run is not None:
+                stack.enter_context(run)
+        trainer = Trainer(assembly, run or RunFolder(out), data, observer, group)
+        if run is None and group.is_first:  # all that can be refused is: only now there is a folder
+            trainer.run.begin(run_config(assembly, data))
+            stack.callback(trainer.run.unlock)
         if args.resume:
             trainer.resume()
             if args.overrides and group.is_first:
-                run.write_config(run.read_config() | {"recipe": recipe.to_dict()})
+                trainer.run.write_config(trainer.run.read_config() | {"recipe": recipe.to_dict()})
         if group.is_first:
             _announce(console, trainer, data, out)
         try:
@@ -68,7 +69,7 @@ def _train(group: Group, args: Namespace) -> int:
                 )
             return 130
     if group.is_first:
-        _show(args, console, trainer, metrics or (run.records() or [{}])[-1].get("valid", {}), out)
+        _show(args, console, trainer, metrics or (trainer.run.records() or [{}])[-1].get("valid", {}), out)
     return 0
 
 

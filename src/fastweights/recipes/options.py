@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fastweights.specs import Count, Positive, Probability, Size
+from fastweights.specs import Count, Positive, Probability, Seed, Size
 
 Spec = Mapping[str, Any] | str
 """A part by its type and options, or by its type alone."""
@@ -72,7 +72,7 @@ class TrainingOptions:
     """Batch size of a validation."""
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     """When training ends before the last step."""
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of the weights, of the data's order and of dropout."""
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fastweights.environments.graphs import Rules, expected_return
 from fastweights.errors import UserError
-from fastweights.specs import Count, Size
+from fastweights.specs import Seed, Size
 from fastweights.tasks.contract import EnvironmentTask, Spaces, refuse_data
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class GraphRL(EnvironmentTask):
         steps: Size = 30,
         patience: Size = 6,
         graphs: Size = 600,
-        graph_seed: Count = 666,
+        graph_seed: Seed = 666,
     ):
         self.rules = Rules(states, actions, steps, patience, variant)
         self.steps, self.graphs, self.graph_seed = steps, graphs, graph_seed

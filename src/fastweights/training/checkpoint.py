@@ -7,12 +7,11 @@ so reading a checkpoint never runs code from it.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from torch import Tensor
 from fastweights.errors import UserError
 
 _METADATA_KEY = "fastweights"
+_DIGEST_KEY = "sha256"
+_BLANK = "0" * 64  # in place of the digest of a file that holds it
 _SEPARATOR = "/"
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -46,21 +47,35 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any])
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     # One key only, because safetensors writes several in a random order and the bytes would vary.
-    content = safetensors.torch.save(copies, metadata={_METADATA_KEY: json.dumps(metadata)})
-    write_atomically(path, content)
+    text = json.dumps({_DIGEST_KEY: _BLANK, **metadata})
+    content = safetensors.torch.save(copies, metadata={_METADATA_KEY: text})
+    write_atomically(path, content.replace(_BLANK.encode(), _digest(content, _BLANK).encode(), 1))
+
+
+def _digest(content: bytes, given: str) -> str:
+    """The SHA-256 of a file's bytes with a blank in place of the digest `given` in it."""
+    before, _, after = content.partition(given.encode())
+    found = hashlib.sha256(before)
+    found.update(_BLANK.encode())
+    found.update(after)
+    return found.hexdigest()
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the metadata that `save` wrote to `path`.
+    """Return the tensors, on the CPU, and the metadata that `save` wrote to `path`, after a check of all its bytes.
 
     Raises:
-        UserError: where there is no whole checkpoint.
+        UserError: where there is no whole checkpoint, or its bytes are not those that were saved.
     """
-    with _opened(path) as file:
-        metadata = _parse_metadata(path, file.metadata())
-        # Clones, because the tensors that safetensors hands out keep the file mapped and so in use.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    return tensors, metadata
+    metadata = _read_header(path)
+    given = metadata.pop(_DIGEST_KEY, None)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error}); choose another checkpoint") from error
+    if not isinstance(given, str) or _digest(content, given) != given:
+        raise UserError(f"{path} is damaged: its bytes are not those that were saved; choose another checkpoint")
+    return safetensors.torch.load(content), metadata
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -69,8 +84,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: where there is no whole checkpoint.
     """
-    with _opened(path) as file:
-        return _parse_metadata(path, file.metadata())
+    metadata = _read_header(path)
+    metadata.pop(_DIGEST_KEY, None)
+    return metadata
 
 
 def flatten(nested: dict[str, Any]) -> dict[str, Tensor]:
@@ -169,24 +185,21 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    """Open the checkpoint at `path`, and tell the user what is wrong with it where that fails."""
+def _read_header(path: str | Path) -> dict[str, Any]:
+    """The metadata with the digest, from the header of the checkpoint at `path`.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
+            metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}; check the path") from error
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}); choose another checkpoint") from error
     except OSError as error:
         raise UserError(f"cannot read {path} ({error}); choose another checkpoint") from error
-
-
-def _parse_metadata(path: str | Path, header: dict[str, str] | None) -> dict[str, Any]:
-    """Return the metadata of a checkpoint from the texts in its safetensors header."""
-    try:
-        metadata = json.loads((header or {})[_METADATA_KEY])
     except (KeyError, ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):

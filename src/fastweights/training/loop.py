@@ -271,6 +271,12 @@ class Trainer:
             UserError: where the checkpoint is of another recipe, or no run can continue from it.
         """
         if not self.run.last.exists():
+            first_save = self.options.save_every or self.options.evaluate_every
+            if any(record["step"] > first_save for record in self.run.records()):
+                raise UserError(
+                    f"{self.run.path} has lost {self.run.last.name}, which it resumes from; put it back, or train with "
+                    "another --out."
+                )
             if self.group.is_first:
                 self.run.truncate_records(-1)
             return

@@ -51,21 +51,25 @@ class RunFolder:
             InUse: where another process writes to it.
         """
         run = cls(path)
+        run.begin(config)
+        return run
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Begin this run, and lock it; see `create`."""
         content = _to_yaml(config)
         # Before the lock, so that a folder in which a run is under way is refused with the better advice.
-        run._refuse_a_second_run()
+        self._refuse_a_second_run()
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(run.path, error) from error
-        run.lock()
+            raise unwritable(self.path, error) from error
+        self.lock()
         try:
-            run._refuse_a_second_run()
-            write_atomically(run.config, content)
+            self._refuse_a_second_run()
+            write_atomically(self.config, content)
         except BaseException:
-            run.unlock()
+            self.unlock()
             raise
-        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

@@ -1,0 +1,81 @@
+"""What a start refuses leaves nothing behind, and a run that lost its last checkpoint does not begin again in silence."""
+
+import json
+
+import pytest
+
+from fastweights import cli
+
+TINY = (
+    "--training.steps=4", "--training.evaluate_every=2", "--training.report_every=1", "--training.batch_size=2",
+    "--training.eval_batch_size=2", "--task.examples=6", "--task.validation_examples=4", "--model.core.hidden_size=8",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device=mps"], '--device is "mps"; give cpu or cuda'),
+        (["--device=cuda:7"], "needs CUDA device 7"),
+        (["--device=gpu"], '--device is "gpu"'),
+        (["--threads=1000000"], "--threads is 1000000; give 1 to 1024"),
+        (["--threads=0"], "--threads is 0"),
+        (["--seed=18446744073709551616"], "training.seed is 18446744073709551616; it must be less than"),
+        (["--seed=-1"], "training.seed is -1"),
+        (["--training.learning_rate=.nan"], "training.learning_rate is nan; it must be a finite number"),
+        (["--training.clip_norm=.inf"], "training.clip_norm is inf"),
+        (["--training.optimizer={type: adam, eps: .nan}"], 'eps of the optimizer "adam" is nan'),
+        (["--training.optimizer={type: sgd, momentum: -1}"], 'optimizer "sgd" cannot be built'),
+    ],
+)
+def test_a_start_that_fails_leaves_no_folder(arguments, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", "art/lstm", *TINY, *arguments, f"--out={out}"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+    assert not out.exists()
+    assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0  # the corrected command runs
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "last.safetensors").rename(out / "elsewhere")
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", f"--out={out}"]) == 2
+    assert "has lost last.safetensors" in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("elsewhere", "lock")}
+    assert after == {name: content for name, content in before.items() if name in after}
+    assert {"metrics.jsonl", "best.safetensors", "config.yaml"} <= after.keys()
+
+
+def test_a_damaged_last_checkpoint_is_refused_on_resume(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0
+    last = out / "last.safetensors"
+    content, metrics = last.read_bytes(), (out / "metrics.jsonl").read_bytes()
+    for place in range(9, len(content), len(content) // 40):
+        changed = bytearray(content)
+        changed[place] ^= 4
+        last.write_bytes(changed)
+        capsys.readouterr()
+        assert cli.main(["train", "--resume", f"--out={out}"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert last.read_bytes() == bytes(changed) and (out / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_square_brackets_in_paths_are_no_markup(tmp_path, capsys):
+    out = tmp_path / "[red]run[/red]"
+    assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0
+    assert str(out) in capsys.readouterr().out.replace("\n", "")
+    assert cli.main(["evaluate", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "valid"
+
+
+@pytest.mark.parametrize("command", [["data", "generate", "--out=made"], ["graphs", "walk", "run"]])
+def test_negative_seeds_are_refused(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command, "--seed=-1"]) == 2
+    assert "--seed is -1; give 0 or more" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
