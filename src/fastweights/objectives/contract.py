@@ -25,7 +25,7 @@ BAR = 20  # characters of a full bar in a table
 
 
 class Metric(NamedTuple):
-    """A metric by its name in records; label and format for people.
+    """A metric by its name in records; label and format for people; limits are its least and its largest value.
 
     >>> Metric("answer_accuracy", "answers", "{:.1%}", higher_is_better=True).show(0.25)
     'answers 25.0%'
@@ -35,6 +35,7 @@ class Metric(NamedTuple):
     label: str
     format: str
     higher_is_better: bool = False
+    limits: tuple[float, float] | None = None
 
     def show(self, value: float) -> str:
         """Label and value."""
