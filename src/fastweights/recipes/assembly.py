@@ -66,13 +66,10 @@ def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Ass
 def _check_target(recipe: Recipe, objective: Objective) -> None:
     """Refuse a target of early stopping that the headline metric can never have."""
     target, headline = recipe.training.early_stopping.target, objective.headline
-    if target is None or headline.limits is None:
-        return
-    least, most = headline.limits
-    if not least <= target <= most:
+    if target is not None and not headline.least <= target <= headline.most:
         raise UserError(
-            f"training.early_stopping.target is {target:g}; it must be a value of {headline.name}, from {least:g} to "
-            f"{most:g}."
+            f"training.early_stopping.target is {target:g}; it must be a value of {headline.name}, from "
+            f"{headline.least:g} to {headline.most:g}."
         )
 
 
