@@ -19,8 +19,8 @@ TINY = (
     "--model.core.memory_size=4",
     "--task.segment_length=20",
     "--task.validation_stories=1",
-    "--training.rows=2",
-    "--training.evaluation_rows=2",
+    "--training.batch_size=2",
+    "--training.eval_batch_size=2",
     "--training.steps=2",
 )
 STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
@@ -33,7 +33,11 @@ def refused(capsys, tmp_path, monkeypatch):
 
     def refused(*arguments):
         capsys.readouterr()
-        assert cli.main([*map(str, arguments)]) == 2
+        try:
+            code = cli.main([*map(str, arguments)])
+        except SystemExit as end:  # of argparse
+            code = end.code
+        assert code == 2
         captured = capsys.readouterr()
         message = captured.err
         assert message.startswith("fastweights: ") and message.endswith("\n") and message.count("\n") == 1
@@ -70,7 +74,7 @@ def data(tmp_path):
 def trained(tmp_path_factory):
     """The folder of a finished run."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert cli.main(["train", "catbabi-qa/fwm", *TINY, "--tasks=1", f"--out={out}"]) == 0
+    assert cli.main(["train", "catbabi-qa/fwm", *TINY, "--babi-tasks=1", f"--out={out}"]) == 0
     return out
 
 
@@ -101,24 +105,24 @@ BROKEN_FILES = {
 def test_a_broken_file(train_refused, refused, data, kind):
     content, expected = BROKEN_FILES[kind]
     (data / "qa1_train.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert re.search(expected, train_refused("--data", data, "--tasks=1"))
+    assert re.search(expected, train_refused("--data", data, "--babi-tasks=1"))
     assert re.search(expected, refused("data", "stats", data))
 
 
 def test_an_unknown_word_at_an_evaluation_is_named_with_its_file_and_line(refused, run, data):
     (data / "qa1_valid.txt").write_text(STORY * 2 + STORY.replace("Mary moved", "Gertrudis moved"))
-    message = refused("evaluate", run, "--data", data, "--tasks=1")
+    message = refused("evaluate", run, "--data", data, "--babi-tasks=1")
     assert "'gertrudis'" in message
     assert f"{data / 'qa1_valid.txt'}:5" in message
 
 
 def test_a_missing_file_is_named_together_with_the_way_to_go_on_without(train_refused, refused, run, data):
     (data / "qa3_valid.txt").write_text(STORY)
-    message = train_refused("--data", data, "--tasks=1-3")
-    assert "qa3_train.txt" in message and "--tasks 1,2 " in message
+    message = train_refused("--data", data, "--babi-tasks=1-3")
+    assert "qa3_train.txt" in message and "--babi-tasks 1,2 " in message
     (data / "qa2_valid.txt").unlink()
-    message = refused("evaluate", run, "--data", data, "--tasks=1-3")
-    assert "qa2_valid.txt" in message and "--tasks 1,3 " in message
+    message = refused("evaluate", run, "--data", data, "--babi-tasks=1-3")
+    assert "qa2_valid.txt" in message and "--babi-tasks 1,3 " in message
     assert "qa4_train.txt" in train_refused("--data", data)
 
 
@@ -143,8 +147,8 @@ def test_a_folder_of_data_that_is_none(train_refused, refused, run, tmp_path):
         ("catbabi-qa/fwm", ["--training.stepz", "3"], 'no key "training.stepz"; did you mean "training.steps"'),
         ("catbabi-qa/fwm", ["--model.core.memory=3"], 'no option "memory"; did you mean "memory_size"'),
         ("catbabi-qa/fwm", ["--model.core.type=fvm"], 'no core "fvm"; did you mean "fwm"'),
-        ("catbabi-qa/fwm", ["--sed=3"], '"sed"'),
-        ("catbabi-qa/fwm", ["more"], "more"),
+        ("catbabi-qa/fwm", ["--sed=3"], '--sed=3; did you mean "--seed"'),
+        ("catbabi-qa/fwm", ["more"], "unrecognized arguments: more"),
     ],
 )
 def test_names_that_do_not_exist(train_refused, recipe, arguments, expected):
@@ -154,18 +158,18 @@ def test_names_that_do_not_exist(train_refused, recipe, arguments, expected):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--tasks=nonsense"], '"nonsense"'),
-        (["--tasks=1,,2"], "1,,2"),
-        (["--tasks=3-1"], "runs backwards"),
-        (["--tasks=21"], "no bAbI task 21"),
-        (["--tasks=0"], "no bAbI task 0"),
-        (["--tasks=1,1"], "more than once"),
+        (["--babi-tasks=nonsense"], '"nonsense"'),
+        (["--babi-tasks=1,,2"], "1,,2"),
+        (["--babi-tasks=3-1"], "runs backwards"),
+        (["--babi-tasks=21"], "no bAbI task 21"),
+        (["--babi-tasks=0"], "no bAbI task 0"),
+        (["--babi-tasks=1,1"], "more than once"),
         (["--training.steps=0"], "training.steps is 0"),
         (["--training.steps=-5"], "training.steps is -5"),
         (["--training.steps", "-5"], "training.steps is -5"),
-        (["--training.rows=0"], "training.rows is 0"),
-        (["--training.rows=-1"], "training.rows is -1"),
-        (["--training.evaluation_rows=0"], "training.evaluation_rows is 0"),
+        (["--training.batch_size=0"], "training.batch_size is 0"),
+        (["--training.batch_size=-1"], "training.batch_size is -1"),
+        (["--training.eval_batch_size=0"], "training.eval_batch_size is 0"),
         (["--training.evaluate_every=0"], "training.evaluate_every is 0"),
         (["--training.report_every=-1"], "training.report_every is -1"),
         (["--training.warmup_steps=-1"], "training.warmup_steps is -1"),
@@ -175,22 +179,24 @@ def test_names_that_do_not_exist(train_refused, recipe, arguments, expected):
         (["--training.learning_rate=.inf"], "training.learning_rate is inf"),
         (["--training.clip_norm=0"], "training.clip_norm is 0"),
         (["--training.seed=-1"], "training.seed is -1"),
-        (["--training.stop_at_accuracy=99"], "training.stop_at_accuracy is 99"),
-        (["--model.head_size=0"], "model.head_size is 0"),
+        (["--training.early_stopping.target=99"], "training.early_stopping.target is 99"),
+        (["--model.head_size=0"], "head_size of the model is 0"),
         (["--seed=-1"], "training.seed is -1"),
         (["--seed", "-1"], "training.seed is -1"),
         (["--threads=0"], "--threads"),
         (["--threads=-1"], "--threads"),
-        (["--task.segment_length=0"], "0 tokens"),
-        (["--task.validation_stories=0"], "no stories"),
-        (["--task.mode=ml"], 'must be "qa" or "lm"'),
-        (["--model.embedding_size=0"], "model.embedding_size is 0"),
-        (["--model.core.hidden_size=0"], "model.core.hidden_size is 0"),
-        (["--model.core.memory_size=-1"], "model.core.memory_size is -1"),
-        (["--model.core.num_reads=0"], "0 reads"),
+        (["--task.segment_length=0"], 'segment_length of the task "catbabi" is 0'),
+        (["--task.validation_stories=0"], 'validation_stories of the task "catbabi" is 0'),
+        (["--task.mode=ml"], "must be 'qa' or 'lm'"),
+        (["--model.embedding_size=0"], "embedding_size of the model is 0"),
+        (["--model.core.hidden_size=0"], 'hidden_size of the core "fwm" is 0'),
+        (["--model.core.memory_size=-1"], 'memory_size of the core "fwm" is -1'),
+        (["--model.core.num_reads=0"], 'num_reads of the core "fwm" is 0'),
         (["--model.core.backend=fast"], 'no backend "fast"'),
         (["--model.token_dropout=1.5"], "1.5"),
+        (["--training.early_stopping.target=-0.1"], "training.early_stopping.target is -0.1"),
         (["--training.steps=many"], "many"),
+        (["--threads=many"], "many"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -202,11 +208,11 @@ def test_values_that_make_no_sense(train_refused, arguments, expected):
     ("arguments", "expected"),
     [
         (["--task.pairs=27"], "27 pairs need 27 different keys, and there are 26"),
-        (["--task.examples=0"], "examples is 0"),
+        (["--task.examples=0"], 'examples of the task "retrieval" is 0'),
         (["--task.delay=9", "--task.segment_length=20"], "do not fit into a segment_length of 20"),
-        (["--model.core.inner_steps=0"], "inner_steps is 0"),
+        (["--model.core.inner_steps=0"], 'inner_steps of the core "fw-rnn" is 0'),
         (["--data=stories"], "leave --data out"),
-        (["--tasks=1"], 'no option "tasks"'),
+        (["--babi-tasks=1"], 'no option "babi_tasks"'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -217,12 +223,12 @@ def test_sequences_that_make_no_sense(refused, arguments, expected):
 
 @pytest.mark.parametrize("rows", [0, -3])
 def test_rows_of_an_evaluation_that_make_no_sense(refused, run, rows):
-    assert f"{rows} rows" in refused("evaluate", run, f"--rows={rows}")
+    assert f"--batch-size is {rows}" in refused("evaluate", run, f"--batch-size={rows}")
 
 
 @pytest.mark.parametrize("tasks", ["nonsense", "21", "0", "1-"])
 def test_tasks_of_an_evaluation_that_make_no_sense(refused, run, tasks):
-    assert tasks in refused("evaluate", run, f"--tasks={tasks}")
+    assert tasks in refused("evaluate", run, f"--babi-tasks={tasks}")
 
 
 def test_no_recipe_at_all(refused):
@@ -260,9 +266,9 @@ def test_a_run_in_use_by_another_process(refused, run):
 
 
 def test_settings_given_to_a_resumed_run(refused, run):
-    message = refused("train", "--resume", f"--out={run}", "--training.rows=9", "--training.steps=9", "--seed=3")
-    assert "leave --seed, --training.rows=9 out" in message
-    assert "leave another out" in refused("train", "--resume", f"--out={run}", "catbabi-qa/fwm", "another")
+    message = refused("train", "--resume", f"--out={run}", "--training.batch_size=9", "--training.steps=9", "--seed=3")
+    assert "leave --seed, --training.batch_size=9 out" in message
+    assert "another; leave them out" in refused("train", "--resume", f"--out={run}", "catbabi-qa/fwm", "another")
 
 
 def test_a_resumed_run_that_cannot_have_another_end(refused, run, monkeypatch):
@@ -290,7 +296,7 @@ def test_a_checkpoint_of_another_model(refused, run):
 
 
 def test_a_checkpoint_of_another_run(refused, run, tmp_path):
-    assert cli.main(["train", "catbabi-qa/fwm", *TINY, "--tasks=1", "--seed=1", "--out=other"]) == 0
+    assert cli.main(["train", "catbabi-qa/fwm", *TINY, "--babi-tasks=1", "--seed=1", "--out=other"]) == 0
     (run / "last.safetensors").write_bytes((tmp_path / "other" / "last.safetensors").read_bytes())
     assert "another recipe" in refused("train", "--resume", f"--out={run}")
 
@@ -304,7 +310,22 @@ def test_a_checkpoint_that_cannot_be_resumed(refused, run):
 def test_a_checkpoint_that_tells_no_recipe(refused, run, metadata):
     tensors, _ = checkpoint.load(run / "best.safetensors")
     checkpoint.save(run / "best.safetensors", tensors, metadata)
-    refused("evaluate", run)
+    assert "best.safetensors does not say which model it holds" in refused("evaluate", run)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (3, "The recipe is 3"),
+        ({"task": {"type": "chess"}}, 'no task "chess"'),
+        ({"training": {"stepz": 3}}, 'no key "training.stepz"'),
+    ],
+)
+def test_a_checkpoint_of_a_recipe_that_is_none(refused, run, recipe, expected):
+    tensors, metadata = checkpoint.load(run / "best.safetensors")
+    checkpoint.save(run / "best.safetensors", tensors, metadata | {"recipe": recipe})
+    message = refused("evaluate", run)
+    assert expected in message and "best.safetensors" in message
 
 
 @pytest.mark.parametrize(
@@ -312,7 +333,7 @@ def test_a_checkpoint_that_tells_no_recipe(refused, run, metadata):
 )
 def test_a_broken_configuration(refused, run, content):
     (run / "config.yaml").write_text(content)
-    refused("train", "--resume", f"--out={run}")
+    assert str(run / "config.yaml") in refused("train", "--resume", f"--out={run}")
 
 
 def test_a_full_disk_while_saving_leaves_the_old_checkpoint(refused, run, monkeypatch):
@@ -336,7 +357,7 @@ def test_a_full_disk_while_saving_leaves_the_old_checkpoint(refused, run, monkey
 
 def test_an_error_of_the_module_run_as_a_program(tmp_path):
     finished = subprocess.run(
-        [sys.executable, "-m", "fastweights.cli", "train", "catbabi-qa/fmw"],
+        [sys.executable, "-m", "fastweights", "train", "catbabi-qa/fmw"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -8,6 +8,15 @@ class UserError(Exception):
     """Something the user can mend; the command line prints it as one sentence and exits with code 2."""
 
 
+def reason(error: Exception) -> str:
+    """Return the message of an error on one line, without a full stop at its end.
+
+    >>> reason(ValueError("too\\nlong."))
+    'too long'
+    """
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the known name most like `name`, or an empty string.
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from fastweights.errors import UserError, nearest
+from fastweights.errors import UserError, nearest, reason
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ def call(what: str, builder: Callable[..., T], options: Mapping[str, Any], *give
     try:
         return builder(*given, **checked)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"The {what} cannot be built: {error}.") from error
+        raise UserError(f"The {what} cannot be built: {reason(error)}.") from error
 
 
 def options_of(builder: Callable[..., Any], skip: int = 0) -> dict[str, Option]:
@@ -212,7 +212,7 @@ def import_object(path: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f'"{path}" cannot be imported ({type(error).__name__}: {error}).') from error
+        raise UserError(f'"{path}" cannot be imported ({type(error).__name__}: {reason(error)}); mend it.') from error
     if not hasattr(module, name):
         raise UserError(f'"{path.rpartition(":")[0]}" has no "{name}"{nearest(name, vars(module)) or "."}')
     return getattr(module, name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from fastweights.cli.table import COMMANDS, GROUPS, Command
-from fastweights.errors import UserError
+from fastweights.errors import UserError, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,9 +30,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = build_parser()
     joined = _join_settings(arguments)
     overrides = [word for word in joined if _is_setting(word)]
-    namespace = parser.parse_args([word for word in joined if not _is_setting(word)])
-    if overrides and not namespace.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    namespace, unknown = parser.parse_known_args([word for word in joined if not _is_setting(word)])
+    unknown += [] if namespace.takes_overrides else overrides
+    if unknown:
+        namespace.parser.refuse(unknown)
     namespace.overrides = overrides
     return namespace
 
@@ -56,7 +58,7 @@ def _join_settings(arguments: list[str]) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the table of commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastweights",
         description="Sequence models with fast weights: train, evaluate, compare.",
         epilog="Quick start:  fastweights train catbabi-qa/fwm-quick",
@@ -72,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(command: Command, add_parser: Callable[..., argparse.ArgumentParser], name: str) -> None:
+def _add(command: Command, add_parser: Callable[..., _Parser], name: str) -> None:
     parser = add_parser(
         name,
         help=command.summary,
@@ -81,10 +83,25 @@ def _add(command: Command, add_parser: Callable[..., argparse.ArgumentParser], n
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=command.run, takes_overrides=command.takes_overrides)
+    parser.set_defaults(run=command.run, takes_overrides=command.takes_overrides, parser=parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     for argument in command.arguments:
         parser.add_argument(*argument.names, **argument.options)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fastweights: {message}; see `{self.prog} --help`.\n")
+
+    def refuse(self, unknown: list[str]) -> NoReturn:
+        """End with the arguments that do not exist, and the one that is most like the first."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        first = unknown[0].partition("=")[0]
+        advice = nearest(first, known) if first.startswith("--") else ""
+        advice = f"{advice} See" if advice else "; leave them out, or see"
+        self.exit(2, f"fastweights: unrecognized arguments: {' '.join(unknown)}{advice} `{self.prog} --help`.\n")
 
 
 class _Version(argparse.Action):

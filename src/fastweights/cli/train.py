@@ -102,7 +102,10 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
     if not {"recipe", "data"} <= config.keys():
         raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
     refuse_outside_code(run.config, config["recipe"], args.trust or args.recipe is not None)
-    recipe = recipes.load(config["recipe"])
+    try:
+        recipe = recipes.load(config["recipe"])
+    except UserError as error:
+        raise UserError(f"{run.config}: {error}") from error
     if given:
         steps = recipes.load(recipe.to_dict(), args.overrides).training.steps
         recipe = recipes.with_more_steps(recipe, steps)

@@ -17,7 +17,7 @@ from fastweights.tasks import Batch, SequenceTask
 class Answers(NextToken):
     """Next-token loss, measured at the answers."""
 
-    headline = Metric("answer_accuracy", "answers", "{:.2%}", higher_is_better=True)
+    headline = Metric("answer_accuracy", "answers", "{:.2%}", higher_is_better=True, least=0, most=1)
     progress = (LOSS, Metric("answer_accuracy", "answers", "{:.1%}", higher_is_better=True))
     summary = (headline, Metric("answer_perplexity", "perplexity", "{:.3f}"))
 

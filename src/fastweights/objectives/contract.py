@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ BAR = 20  # characters of a full bar in a table
 
 
 class Metric(NamedTuple):
-    """A metric by its name in records; label and format for people.
+    """A metric by its name in records; label and format for people; its least and its most value.
 
     >>> Metric("answer_accuracy", "answers", "{:.1%}", higher_is_better=True).show(0.25)
     'answers 25.0%'
@@ -35,6 +36,8 @@ class Metric(NamedTuple):
     label: str
     format: str
     higher_is_better: bool = False
+    least: float = -math.inf
+    most: float = math.inf
 
     def show(self, value: float) -> str:
         """Label and value."""

@@ -9,7 +9,7 @@ import torch
 
 from fastweights import specs, tasks
 from fastweights.cores import CORES, Core, state_size
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.models import Model
 from fastweights.objectives import OBJECTIVES, Objective
 from fastweights.recipes.options import Recipe, Spec
@@ -44,7 +44,7 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             assembly.model(example)  # some options are checked only by the first call
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"The recipe's model cannot be called ({error}); change its options.") from error
+        raise UserError(f"The recipe's model cannot be called ({reason(error)}); change its options.") from error
     return assembly
 
 
@@ -52,6 +52,7 @@ def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Ass
     task = tasks.build(recipe.task)
     objective = OBJECTIVES.build(_objective_spec(recipe, task))
     objective.check_task(task)
+    _check_target(recipe, objective)
     if interface is None:
         interface = task.prepare(data)
     else:
@@ -60,6 +61,16 @@ def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Ass
     model = objective.build_model(recipe.model, interface)
     objective.check_core(task, model.core)
     return Assembly(recipe, task, objective, interface, model)
+
+
+def _check_target(recipe: Recipe, objective: Objective) -> None:
+    """Refuse a target of early stopping that the headline metric can never have."""
+    target, headline = recipe.training.early_stopping.target, objective.headline
+    if target is not None and not headline.least <= target <= headline.most:
+        raise UserError(
+            f"training.early_stopping.target is {target:g}; it must be a value of {headline.name}, from "
+            f"{headline.least:g} to {headline.most:g}."
+        )
 
 
 def _objective_spec(recipe: Recipe, task: Task | type[Task]) -> Spec:

@@ -117,7 +117,7 @@ class Retrieval(RetrievalTask):
         if segment_length and segment_length < form.length:
             raise ValueError(
                 f"{pairs} pairs, a delay of {longest} and the queries take {form.length} tokens, which do not fit into "
-                f"a segment_length of {segment_length}"
+                f"a segment_length of {segment_length}; set task.segment_length to at least {form.length}"
             )
         splits = {"train": examples, "valid": validation_examples, "test": test_examples}
         super().__init__(form, splits, segment_length or form.length, f"({mode}): {pairs} pairs, queries: {queries}")

@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """Where its run folder is: `folder/art/fw-lstm/pairs=8,seed=0`."""
-        parts = [f"{key.rpartition('.')[2]}={value}" for key, value in self.settings.items()]
+        parts = [f"{key.rpartition('.')[2]}={value.replace('/', '_')}" for key, value in self.settings.items()]
         return folder / self.name / (",".join(parts) or "run")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fastweights import recipes, specs
 from fastweights.cores.contract import map_state, state_from_dict
 from fastweights.data.vocabulary import Vocabulary
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.models import Model
 from fastweights.recipes import Assembly
 from fastweights.training import checkpoint
@@ -92,6 +92,10 @@ def _assemble(path: Path, metadata: dict[str, Any], overrides: Sequence[str], tr
     try:
         recipe = recipes.load(metadata["recipe"], overrides)
         return recipes.assemble(recipe, interface=recipes.load_interface(metadata))
+    except UserError as error:
+        if overrides:
+            raise
+        raise UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise _other_model(path, error) from error
 
@@ -111,5 +115,6 @@ def refuse_outside_code(path: Path, recipe: Any, trust: bool) -> None:
 
 
 def _other_model(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path} holds another model than its recipe says ({reason}); choose another checkpoint.")
+    return UserError(
+        f"{path} holds another model than its recipe says ({reason(error)[:200]}); choose another checkpoint."
+    )
