@@ -1,10 +1,14 @@
 """The implementations of an op: which of them can run on a device, which one "auto" chooses, and why."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from fastweights.errors import nearest
+from fastweights.ops.checks import in_one_dtype
+from fastweights.ops.differentiable import without_autocast
 
 PREFERENCE = ("cpu", "plain", "reference")
 
@@ -60,6 +64,17 @@ def choose(
     if reason:
         raise ValueError(f'{op} cannot run with backend "{backend}": {reason}; "auto" takes the best that can')
     return backend
+
+
+def run(
+    op: str, backends: Mapping[str, Backend], backend: str, tensors: Sequence[Tensor | None], *others: Any
+) -> tuple[Any, ...]:
+    """Run an op with the backend that `choose` gives, on tensors in one dtype and other arguments, without autocast."""
+    tensors = in_one_dtype(tensors)
+    device = tensors[0].device.type
+    function = backends[choose(op, backends, backend, tensors, device=device)].load()
+    with without_autocast(device):
+        return function(*tensors, *others)
 
 
 def explain(op: str, backends: Mapping[str, Backend], device: str = "cpu") -> list[dict]:

@@ -25,11 +25,13 @@ def check_shapes(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> 
 
 
 def check_masks(shape: tuple[int, int], **masks: Tensor | None) -> None:
-    """Check that masks are bool and `[B, T]`.
+    """Check that there are steps, and that masks are bool and `[B, T]`.
 
     Raises:
         ValueError: naming the first that is not.
     """
+    if shape[1] == 0:
+        raise ValueError("the sequence is empty; T must be at least 1")
     check_shapes({name: (mask, shape) for name, mask in masks.items()})
     for name, mask in masks.items():
         if mask is not None and mask.dtype != torch.bool:

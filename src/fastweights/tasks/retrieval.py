@@ -65,7 +65,7 @@ class RetrievalTask(SequenceTask):
 
 
 @lru_cache(maxsize=4)
-def _draw(form: Any, count: int, split: str, seed: int) -> Any:
+def _draw(form: Form, count: int, split: str, seed: int) -> Any:
     return form.draw(count, split, seed)
 
 

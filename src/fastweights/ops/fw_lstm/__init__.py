@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastweights.ops.backends import Backend, choose
-from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
+from fastweights.ops.backends import Backend, run
+from fastweights.ops.checks import check_masks, check_shapes
 from fastweights.ops.cpu import unsupported_reason
-from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fw_lstm.cpu import compiled
 from fastweights.ops.fw_lstm.plain import plain
 from fastweights.ops.fw_lstm.reference import reference
@@ -79,8 +78,6 @@ def fast_weight_lstm(
     """
     H = recurrent_weight.shape[-1]
     B, T = gate_inputs.shape[:2]
-    if T == 0:
-        raise ValueError("the sequence is empty; T must be at least 1")
     check_shapes(
         {
             "recurrent_weight": (recurrent_weight, (4 * H, H)),
@@ -95,10 +92,7 @@ def fast_weight_lstm(
         }
     )
     check_masks((B, T), mask=mask, resets=resets)
-    tensors = [gate_inputs, recurrent_weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory]
-    tensors = in_one_dtype(tensors)
-    device = gate_inputs.device.type
-    run = BACKENDS[choose("fw_lstm", BACKENDS, backend, tensors, device=device)].load()
-    with without_autocast(device):
-        y, hidden, cell, last = run(*tensors, mask, resets, decay, rate, chunk or chunk_length(T, H))
+    tensors = (gate_inputs, recurrent_weight, gates_gain, gates_bias, cell_gain, cell_bias, hidden, cell, memory)
+    others = (mask, resets, decay, rate, chunk or chunk_length(T, H))
+    y, hidden, cell, last = run("fw_lstm", BACKENDS, backend, tensors, *others)
     return y.to(gate_inputs.dtype), hidden, cell, None if memory is None else last

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastweights.ops.backends import Backend, choose
-from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
+from fastweights.ops.backends import Backend, run
+from fastweights.ops.checks import check_masks, check_shapes
 from fastweights.ops.cpu import unsupported_reason
-from fastweights.ops.differentiable import without_autocast
 from fastweights.ops.fw_rnn.cpu import compiled
 from fastweights.ops.fw_rnn.plain import plain
 from fastweights.ops.fw_rnn.reference import reference
@@ -72,8 +71,6 @@ def fast_weight_rnn(
         ValueError: if shapes do not fit each other, S is below 1, or the backend is unknown.
     """
     B, T, H = inputs.shape
-    if T == 0:
-        raise ValueError("the sequence is empty; T must be at least 1")
     if inner_steps < 1:
         raise ValueError(f"inner_steps is {inner_steps}; the fast weights must be read at least once a step")
     check_shapes(
@@ -86,9 +83,7 @@ def fast_weight_rnn(
         }
     )
     check_masks((B, T), mask=mask, resets=resets)
-    tensors = in_one_dtype((inputs, recurrent_weight, gain, bias, hidden, memory))
-    device = inputs.device.type
-    run = BACKENDS[choose("fw_rnn", BACKENDS, backend, tensors, device=device)].load()
-    with without_autocast(device):
-        y, *state = run(*tensors, mask, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
+    tensors = (inputs, recurrent_weight, gain, bias, hidden, memory)
+    others = (mask, resets, decay, rate, inner_steps, chunk or chunk_length(T, H))
+    y, *state = run("fw_rnn", BACKENDS, backend, tensors, *others)
     return y.to(inputs.dtype), *state

@@ -77,8 +77,6 @@ def fast_weight_memory(
         raise ValueError(f"values have shape {list(values.shape)}; they must be [B, T, V]")
     B, T, V = values.shape
     S, R, N = first_keys.shape[-1], second_keys.shape[-1], second_queries.shape[-2]
-    if T == 0:
-        raise ValueError("the sequence is empty; T must be at least 1")
     shape = (B, S, R, V) if pairing == "product" else (B, S + R, V)
     expected = {
         "first_keys": (first_keys, (B, T, S)),

@@ -303,7 +303,7 @@ def _reads_backward(
     for i in reversed(range(e.shape[2])):
         y, query, place = retrieved[:, :, i].contiguous(), e[:, :, i].contiguous(), slice(i * P, (i + 1) * P)
         n = n0 if i == 0 else _normalised(retrieved[:, :, i - 1])
-        d_y = _normalised_backward(d_out, y)
+        d_y = normalize_backward(d_out, y, None, None, *normalize(y, None, None)[1:])
         radial_read += torch.linalg.vecdot(y, d_y)
         halves = similarities(n, query, k1, k2)
         weights = pair.combine(halves).mul_(remaining[..., 1:])
@@ -355,10 +355,6 @@ def _scan_gradients(
 
 def _normalised(y: Tensor) -> Tensor:
     return layer_norm(y, y.shape[-1:], eps=EPSILON)
-
-
-def _normalised_backward(gradient: Tensor, y: Tensor) -> Tensor:
-    return normalize_backward(gradient, y, None, None, *normalize(y, None, None)[1:])
 
 
 _fwm = DEFINITION.implement(

@@ -11,9 +11,8 @@ backend is one entry of `BACKENDS`.
 import torch
 from torch import Tensor
 
-from fastweights.ops.backends import Backend, choose
-from fastweights.ops.checks import check_masks, check_shapes, in_one_dtype
-from fastweights.ops.differentiable import without_autocast
+from fastweights.ops.backends import Backend, run
+from fastweights.ops.checks import check_masks, check_shapes
 from fastweights.ops.lstm.cpu import compiled, unsupported_reason
 from fastweights.ops.lstm.plain import plain
 from fastweights.ops.lstm.reference import reference
@@ -68,8 +67,6 @@ def lstm(
             f"gate_inputs have shape {list(gate_inputs.shape)}; "
             "they must be [B, T, 4·H], or [V, 4·H] with tokens [B, T]"
         )
-    if T == 0:
-        raise ValueError("the sequence is empty; T must be at least 1")
     check_shapes(
         {
             "recurrent_weight": (recurrent_weight, (4 * H, H)),
@@ -79,13 +76,9 @@ def lstm(
         }
     )
     check_masks((B, T), mask=mask, resets=resets)
-    dtype = gate_inputs.dtype
-    tensors = in_one_dtype((gate_inputs, recurrent_weight, hidden, cell))
-    device = gate_inputs.device.type
-    run = BACKENDS[choose("lstm", BACKENDS, backend, tensors, device=device)].load()
-    with without_autocast(device):
-        y, hidden, cell = run(*tensors, mask, resets, tokens)
-    return y.to(dtype), hidden, cell
+    tensors = (gate_inputs, recurrent_weight, hidden, cell)
+    y, hidden, cell = run("lstm", BACKENDS, backend, tensors, mask, resets, tokens)
+    return y.to(gate_inputs.dtype), hidden, cell
 
 
 def _check_tokens(tokens: Tensor, vocabulary_size: int) -> None:
