@@ -103,7 +103,7 @@ def test_every_command_has_json():
         required = [
             name for argument in command.arguments if argument.options.get("required") for name in argument.names
         ]
-        words = ["x"] * sum("-" not in argument.names[0] and not argument.options.get("nargs") == "?"
+        words = ["x"] * sum("-" not in argument.names[0] and argument.options.get("nargs") != "?"
                             and argument.options.get("type") is not int for argument in command.arguments)  # fmt: skip
         given = [*command.name.split(), *words, *(f"{name}=x" for name in required), "--json"]
         namespace = parser.parse_args(given)

@@ -101,11 +101,15 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
     invalid = 0
     for path in paths:
         states = path["states"]
-        assert [transitions[place, action] for place, action in zip(states[:-1], path["actions"], strict=True)] == states[1:]
+        assert [
+            transitions[place, action] for place, action in zip(states[:-1], path["actions"], strict=True)
+        ] == states[1:]
         assert path["arrived"] == (states[-1] == path["goal"]) and path["goal"] not in states[:-1]
         assert path["fewest"] == distances(transitions[None])[0, states[0], path["goal"]]
         invalid += sum(before == after for before, after in pairwise(states))
-    assert [path["first_step"] for path in paths] == np.cumsum([1, *(len(path["actions"]) for path in paths[:-1])]).tolist()
+    assert [path["first_step"] for path in paths] == np.cumsum(
+        [1, *(len(path["actions"]) for path in paths[:-1])]
+    ).tolist()
     assert found["return"] == pytest.approx(10 * sum(path["arrived"] for path in paths) - 0.05 * invalid)
     if variant == "paper":
         assert all(len(path["actions"]) == 6 for path in paths[:-1] if not path["arrived"])
@@ -124,7 +128,10 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
         (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written"),
         (["maps", "--out=maps.png", "--task.states=1"], "there is no graph of 1 states and 3 actions"),
         (["walk", "RUN", "--graph=12"], "There is no graph 12; they are numbered from 0 to 11"),
-        (["walk", "RUN", "--task.states=6"], "trained with observations of size 17 and 3 actions, and the task has observations of size 19"),
+        (
+            ["walk", "RUN", "--task.states=6"],
+            "trained with observations of size 17 and 3 actions, and the task has observations of size 19",
+        ),
         (["returns", "nowhere", "--out=returns.png"], "nowhere holds no run"),
         (["returns", "words", "--out=returns.png"], "words is no run of an agent on graphs"),
     ],

@@ -249,7 +249,8 @@ def test_without_consent_it_is_refused(example, refused, monkeypatch):
     with pytest.raises(fastweights.UserError) as error:
         fastweights.load_model("run")
     check(str(error.value))
-    run("train", training(example)[0], "--resume", "--out=run")  # the recipe is named
+    check(refused("train", training(example)[0], "--resume", "--out=run"))  # another recipe is no consent
+    run("train", *own_recipe(example), "--resume", "--out=run")  # a recipe that names it is
     assert checkpoint.read_metadata("run/last.safetensors")["step"] == 4
 
 

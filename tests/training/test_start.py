@@ -1,4 +1,4 @@
-"""What a start refuses leaves nothing behind, and a run that lost its last checkpoint does not begin again in silence."""
+"""A refused start leaves nothing behind; a run without its last checkpoint does not start again in silence."""
 
 import json
 

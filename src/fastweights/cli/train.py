@@ -87,6 +87,7 @@ def _new_recipe(args: Namespace) -> tuple[Recipe, str | None, None]:
 def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFolder]:
     """The recipe and the data of a run to resume; only the number of steps may change."""
     from fastweights import recipes
+    from fastweights.specs import import_paths
     from fastweights.training.runs import RunFolder
     from fastweights.training.trained import refuse_outside_code
 
@@ -101,7 +102,8 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
         )
     if not {"recipe", "data"} <= config.keys():
         raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
-    refuse_outside_code(run.config, config["recipe"], args.trust or args.recipe is not None)
+    named = set() if args.recipe is None else set(import_paths(recipes.load(args.recipe).to_dict()))
+    refuse_outside_code(run.config, config["recipe"], args.trust or named >= set(import_paths(config["recipe"])))
     try:
         recipe = recipes.load(config["recipe"])
     except UserError as error:
