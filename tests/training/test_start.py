@@ -79,3 +79,25 @@ def test_negative_seeds_are_refused(command, tmp_path, monkeypatch, capsys):
     assert cli.main([*command, "--seed=-1"]) == 2
     assert "--seed is -1; give 0 or more" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_a_resumed_run_of_another_recipe_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0
+    assert cli.main(["train", "art/fwm", "--resume", f"--out={out}"]) == 2
+    assert "is a run of art/lstm, not of art/fwm; leave the recipe out" in capsys.readouterr().err
+    assert cli.main(["train", "art/lstm", "--resume", f"--out={out}"]) == 0
+
+
+def test_an_empty_list_of_tasks_is_refused(tmp_path, capsys):
+    assert cli.main(["train", "catbabi-qa/fwm", "--babi-tasks", "", f"--out={tmp_path / 'run'}"]) == 2
+    assert "babi_tasks" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_measuring(tmp_path, monkeypatch, capsys):
+    from fastweights.bench import growth
+
+    monkeypatch.setattr(growth, "run", lambda *_: pytest.fail("it measured"))
+    assert cli.main(["bench", "--growth", str(tmp_path / "nowhere" / "growth.png")]) == 2
+    assert "cannot be written" in capsys.readouterr().err

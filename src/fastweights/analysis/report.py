@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from fastweights.analysis.figures import COLORS, new_figure, write
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.objectives import Metric
 from fastweights.training.runs import RunFolder
 from fastweights.training.sweep import SEED
@@ -54,29 +54,67 @@ class Row(NamedTuple):
         return plain | {name: None if found is None else found._asdict() for name, found in spreads.items()}
 
 
-def collect(folder: str | Path) -> list[Row]:
+class SweptRun(NamedTuple):
+    """One run of a sweep: its settings without the seed, its validations (step, headline metric), test, and minutes."""
+
+    recipe: str
+    metric: Metric
+    settings: dict[str, str]
+    seed: str
+    curve: list[tuple[int, float]]
+    test: float | None
+    minutes: float
+
+
+def collect(folder: str | Path, on_skip: Callable[[str], None] = lambda reason: None) -> list[Row]:
     """The rows of a sweep's folder, in the order of their names; runs without any validation are left out.
+
+    Args:
+        folder: the folder of the run folders.
+        on_skip: called with a sentence for each run that cannot be read and is left out.
 
     Raises:
         UserError: where the folder holds no run of a sweep.
     """
-    groups: dict[tuple, list[tuple[str, RunFolder, list[dict[str, Any]]]]] = {}
+    groups: dict[tuple, list[SweptRun]] = {}
     for path in sorted(Path(folder).rglob("config.yaml")):
-        run = RunFolder.open(path.parent)
-        config = run.read_config()
-        sweep, validations = config.get("sweep"), [record for record in run.records() if "valid" in record]
-        if sweep and validations:
-            metric = Metric(**config["headline"])
-            settings = tuple((key, value) for key, value in sweep["settings"].items() if key != SEED)
-            seed = sweep["settings"].get(SEED, "0")
-            groups.setdefault((sweep["recipe"], metric, settings), []).append((seed, run, validations))
+        try:
+            run = _read(RunFolder.open(path.parent))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, UserError) as error:
+            on_skip(f"{path.parent} is left out: it cannot be read ({type(error).__name__}: {reason(error)[:200]})")
+            continue
+        if run is not None:
+            groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
     if not groups:
         raise UserError(
             f"{folder} holds no run of a sweep that has been validated; "
             f"make some with `fastweights sweep … --out {folder}`."
         )
-    rows = [_row(recipe, metric, dict(settings), runs) for (recipe, metric, settings), runs in groups.items()]
+    rows = [_row(runs) for runs in groups.values()]
     return sorted(rows, key=lambda row: [_sortable(part) for part in (*row.settings.values(), row.recipe)])
+
+
+def _read(run: RunFolder) -> SweptRun | None:
+    """A run of a sweep with a validation, or None; whatever is wrong in its files is an error."""
+    config = run.read_config()
+    sweep, validations = config.get("sweep"), [record for record in run.records() if "valid" in record]
+    if not sweep or not validations:
+        return None
+    metric = Metric(**config["headline"])
+    metric.show(0.0)
+    settings = {str(key): str(value) for key, value in sweep["settings"].items()}
+    seed = settings.pop(SEED, "0")
+    curve = [(record["step"], _finite(record["valid"][metric.name])) for record in validations]
+    test = run.path / "test.json"
+    tested = _finite(json.loads(test.read_text(encoding="utf-8"))[metric.name]) if test.exists() else None
+    minutes = sum(_finite(timing["seconds"]) for timing in run.timings()) / 60
+    return SweptRun(str(sweep["recipe"]), metric, settings, seed, curve, tested, minutes)
+
+
+def _finite(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return value
 
 
 def _sortable(text: str) -> tuple[float, str]:
@@ -86,28 +124,21 @@ def _sortable(text: str) -> tuple[float, str]:
         return math.inf, text
 
 
-def _row(
-    recipe: str, metric: Metric, settings: dict[str, str], runs: list[tuple[str, RunFolder, list[dict[str, Any]]]]
-) -> Row:
-    curves = [[(record["step"], record["valid"][metric.name]) for record in found] for _, _, found in runs]
-    best = max if metric.higher_is_better else min
-    tests = [_test(run, metric) for _, run, _ in runs]
+def _row(runs: list[SweptRun]) -> Row:
+    first = runs[0]
+    best = max if first.metric.higher_is_better else min
+    tests = [run.test for run in runs if run.test is not None]
     return Row(
-        recipe,
-        metric,
-        settings,
-        [seed for seed, _, _ in runs],
-        _spread([best(value for _, value in curve) for curve in curves]),
-        None if None in tests else _spread([test for test in tests if test is not None]),
-        mean(curve[-1][0] for curve in curves),
-        mean(sum(timing["seconds"] for timing in run.timings()) / 60 for _, run, _ in runs),
-        curves,
+        first.recipe,
+        first.metric,
+        first.settings,
+        [run.seed for run in runs],
+        _spread([best(value for _, value in run.curve) for run in runs]),
+        _spread(tests) if len(tests) == len(runs) else None,
+        mean(run.curve[-1][0] for run in runs),
+        mean(run.minutes for run in runs),
+        [run.curve for run in runs],
     )
-
-
-def _test(run: RunFolder, metric: Metric) -> float | None:
-    path = run.path / "test.json"
-    return json.loads(path.read_text(encoding="utf-8"))[metric.name] if path.exists() else None
 
 
 def _spread(values: Sequence[float]) -> Spread:

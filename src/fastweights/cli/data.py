@@ -46,7 +46,7 @@ def generate(args: Namespace) -> None:
     from fastweights.data.generate.babi_files import write_files
     from fastweights.data.generate.story_sizes import StorySizes
 
-    tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks else tuple(sorted(GENERATORS))
+    tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks is not None else tuple(sorted(GENERATORS))
     if args.seed < 0:  # negative seeds are those of the validation and test splits
         raise UserError(f"--seed is {args.seed}; give 0 or more.")
     console = make_console(args.json)
@@ -64,7 +64,7 @@ def compare(args: Namespace) -> None:
     from fastweights.data.babi import BABI_TASK_NAMES, parse_babi_tasks
     from fastweights.data.compare import compare_directories
 
-    tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks else None
+    tasks = parse_babi_tasks(args.babi_tasks) if args.babi_tasks is not None else None
     console = make_console(args.json)
     compared = compare_directories(args.real, args.generated, args.split, tasks)
     found = dict(track(compared, "comparing", len(tasks or BABI_TASK_NAMES), console))

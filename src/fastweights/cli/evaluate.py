@@ -20,7 +20,7 @@ def evaluate(args: Namespace) -> None:
     from fastweights.training.display import as_table, evaluation_progress
     from fastweights.training.trained import load_model
 
-    overrides = [*args.overrides, *([f"--task.babi_tasks={args.babi_tasks}"] if args.babi_tasks else [])]
+    overrides = [*args.overrides, *([f"--task.babi_tasks={args.babi_tasks}"] if args.babi_tasks is not None else [])]
     model, state, metadata, (recipe, task, objective, _, _) = load_model(args.path, overrides, trust=args.trust)
     acts = isinstance(task, EnvironmentTask)
     episodes = EPISODES if args.episodes is None and acts else args.episodes

@@ -33,8 +33,10 @@ def recipes(args: Namespace) -> None:
 def bench(args: Namespace) -> None:
     """Time the training step, or what the options name."""
     if args.growth:
+        from fastweights.analysis.figures import new_figure, write
         from fastweights.bench import growth
 
+        write(new_figure(1, 1), args.growth)  # what cannot be drawn or written is refused before minutes of work
         found = growth.run(args.repeats, make_console(args.json))
         growth.draw(found, args.growth)
         if args.json:

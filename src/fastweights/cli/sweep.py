@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def report(args: Namespace) -> None:
     from fastweights.analysis import report as reports
     from fastweights.training.display import as_table
 
-    rows = reports.collect(args.folder)
+    rows = reports.collect(args.folder, on_skip=lambda text: print(f"fastweights: {text}", file=sys.stderr))
     if args.out:
         reports.draw(rows, f"{args.out}.png", f"{args.out}.svg")
         try:

@@ -51,7 +51,7 @@ def _train(group: Group, args: Namespace) -> int:
                 stack.enter_context(run)
         trainer = Trainer(assembly, run or RunFolder(out), data, observer, group)
         if run is None and group.is_first:  # all that can be refused is: only now there is a folder
-            trainer.run.begin(run_config(assembly, data))
+            trainer.run.begin({"name": args.recipe, **run_config(assembly, data)})
             stack.callback(trainer.run.unlock)
         if args.resume:
             trainer.resume()
@@ -79,7 +79,7 @@ def _new_recipe(args: Namespace) -> tuple[Recipe, str | None, None]:
     overrides = list(args.overrides)
     if args.seed is not None:
         overrides.append(f"--training.seed={args.seed}")
-    if args.babi_tasks:
+    if args.babi_tasks is not None:
         overrides.append(f"--task.babi_tasks={args.babi_tasks}")
     return recipes.load(args.recipe, overrides), args.data, None
 
@@ -94,7 +94,7 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
     run = RunFolder.open(out)
     config = run.read_config()
     given = {word.partition("=")[0] for word in args.overrides}
-    if not given <= {"--training.steps"} or args.seed is not None or args.babi_tasks:
+    if not given <= {"--training.steps"} or args.seed is not None or args.babi_tasks is not None:
         others = [f"--{name}" for name in ("seed", "babi-tasks") if getattr(args, name.replace("-", "_")) is not None]
         others += [word for word in args.overrides if not word.startswith("--training.steps")]
         raise UserError(
@@ -102,6 +102,8 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
         )
     if not {"recipe", "data"} <= config.keys():
         raise UserError(f"{run.config} does not say what was trained; mend it or choose another run.")
+    if args.recipe is not None and config.get("name") not in (None, args.recipe):
+        raise UserError(f"{out} is a run of {config['name']}, not of {args.recipe}; leave the recipe out.")
     named = set() if args.recipe is None else set(import_paths(recipes.load(args.recipe).to_dict()))
     refuse_outside_code(run.config, config["recipe"], args.trust or named >= set(import_paths(config["recipe"])))
     try:
