@@ -58,7 +58,7 @@ def spoilt(op: str, value: float) -> Iterator[tuple[str, list[Tensor], dict[str,
     for index, name in enumerate(names):
         clean = [x.detach().float() for x in make()]
         length = clean[0].shape[1]
-        in_time = clean[index].ndim > 2 and clean[index].shape[1] == length or name == "write_strengths"
+        in_time = (clean[index].ndim > 2 and clean[index].shape[1] == length) or name == "write_strengths"
         for step in (0, MASKED, length - 1) if in_time else (0,):
             for masks in ({}, some_masks(length)) if length == T else (some_masks(length),):
                 inputs = [x.clone() for x in clean]
@@ -127,9 +127,8 @@ def test_what_padding_and_a_reset_cut_off_does_not_matter(backend, monkeypatch):
             for x, argument in zip(inputs, names, strict=True):
                 if argument in ("hidden", "cell", "memory"):
                     x[0] = float("nan")
-                elif x.ndim > 2 or argument == "write_strengths":
-                    if "queries" not in argument:
-                        x[0, MASKED] = float("nan")
+                elif (x.ndim > 2 or argument == "write_strengths") and "queries" not in argument:
+                    x[0, MASKED] = float("nan")
             for found, expected in zip(run(*inputs, backend=name, **masks), clean, strict=True):
                 if expected is not None:
                     assert_near(found, expected)

@@ -112,10 +112,9 @@ class Definition(Generic[Found]):
             return found
 
         def like_the_reference(x: Named, keep: bool) -> dict[str, Tensor]:
-            """As `forward`, which may spread NaN to what does not depend on it, or lose the 0·∞ of a weight."""
+            """As `forward`, which may spread NaN and infinities to what does not depend on them."""
             found = forward(x, keep)
-            weights = [y for y in x[: len(Inputs._fields)] if y is not None and y.ndim < 3]
-            if _any_non_finite([*weights, *(found[name] for name in Results._fields)]):
+            if _any_non_finite([found[name] for name in Results._fields]):
                 with torch.no_grad():
                     for name, y in zip(Results._fields, self.reference(*x), strict=True):
                         if y is not None:
