@@ -80,7 +80,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
     for (int u = 0; u < P; u += WIDTH) {
       vec<WIDTH> g = normalized(before + 3 * P + u, of_gates, gates_gain + 3 * P + u, gates_bias + 3 * P + u);
       store<WIDTH>(gates + 3 * P + u, g);
-      store<WIDTH>(key + u, g > 0.f ? g : vec<WIDTH>{});
+      store<WIDTH>(key + u, relu<WIDTH>(g));
     }
     zero(found, P);
     if (a.memory) {
@@ -89,8 +89,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
       if (!starts_empty && of_start != 0) read_memory(start(b, begin), of_start, key, H, found);
     }
     for (int u = 0; u < P; u += WIDTH) {
-      vec<WIDTH> x = load<WIDTH>(gates + 3 * P + u) + load<WIDTH>(found + u);
-      x = x > 0.f ? x : vec<WIDTH>{};
+      vec<WIDTH> x = relu<WIDTH>(load<WIDTH>(gates + 3 * P + u) + load<WIDTH>(found + u));
       store<WIDTH>(candidate + u, x);
       store<WIDTH>(total + u, load<WIDTH>(gates + P + u) * load<WIDTH>(c + u) + load<WIDTH>(gates + u) * x);
     }
@@ -98,7 +97,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
     for (int u = 0; u < P; u += WIDTH) {
       vec<WIDTH> x = normalized(total + u, of_cell, cell_gain + u, cell_bias + u);
       store<WIDTH>(c + u, x);
-      store<WIDTH>(h + u, load<WIDTH>(gates + 2 * P + u) * (x > 0.f ? x : vec<WIDTH>{}));
+      store<WIDTH>(h + u, load<WIDTH>(gates + 2 * P + u) * relu<WIDTH>(x));
     }
     moments[0] = of_gates.mean, moments[1] = of_gates.inverse_deviation;
     moments[2] = of_cell.mean, moments[3] = of_cell.inverse_deviation;

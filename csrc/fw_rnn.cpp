@@ -69,10 +69,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
     float* written = keys(b, begin);
     std::memcpy(written + (t - begin) * P, h, sizeof(float) * P);
     const float of_start = row(b).writes(begin, t, counts);
-    for (int u = 0; u < P; u += WIDTH) {
-      vec<WIDTH> x = load<WIDTH>(boundary + u);
-      store<WIDTH>(h + u, x > 0.f ? x : vec<WIDTH>{});
-    }
+    for (int u = 0; u < P; u += WIDTH) store<WIDTH>(h + u, relu<WIDTH>(load<WIDTH>(boundary + u)));
     for (int s = 0; s < S; ++s) {
       float *sums = a.sums + (at(b, t) * S + s) * P, *moments = a.moments + (at(b, t) * S + s) * 2;
       std::memcpy(query(b, t, s), h, sizeof(float) * P);
@@ -82,10 +79,8 @@ struct FWRNN : Recurrence<FWRNNArguments> {
       if (!starts_empty && of_start != 0) read_memory(start(b, begin), of_start, h, H, found);
       for (int u = 0; u < P; u += WIDTH) store<WIDTH>(sums + u, load<WIDTH>(sums + u) + load<WIDTH>(found + u));
       const Moments m = moments_of(sums, H, P, 1);
-      for (int u = 0; u < P; u += WIDTH) {
-        vec<WIDTH> x = normalized(sums + u, m, gain + u, bias + u);
-        store<WIDTH>(h + u, x > 0.f ? x : vec<WIDTH>{});
-      }
+      for (int u = 0; u < P; u += WIDTH)
+        store<WIDTH>(h + u, relu<WIDTH>(normalized(sums + u, m, gain + u, bias + u)));
       moments[0] = m.mean, moments[1] = m.inverse_deviation;
     }
   }

@@ -745,12 +745,11 @@ struct Step {
     }
     float norm = a.squared_norm[b] + 2 * sum<W>(growth);  // as in Row::write_scan
     decay(b)[count] = 1;
-    if (norm > 1) {
+    if (!(norm <= 1)) {  // NaN, too
       const float factor = 1 / __builtin_sqrtf(norm);
       for (int j = 0; j <= count; ++j) decay(b)[j] *= factor;
-      norm = 1;
     }
-    a.squared_norm[b] = norm;
+    a.squared_norm[b] = norm > 1 ? 1 : norm;
   }
 };
 

@@ -52,6 +52,10 @@ FW_INLINE vec<N> all(float x) {
   return x - vec<N>{};
 }
 template <int N>
+FW_INLINE vec<N> relu(vec<N> x) {
+  return x <= 0.f ? vec<N>{} : x;  // NaN stays NaN
+}
+template <int N>
 FW_INLINE float sum(vec<N> x) {
   if constexpr (N == 1) {
     return x[0];

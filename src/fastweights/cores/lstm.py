@@ -77,7 +77,7 @@ class LSTM(Core):
         bias = self.bias if self.second_bias is None else self.bias + self.second_bias
         if self.forget_bias:
             forget_gate = torch.arange(4, device=x.device).repeat_interleave(self.hidden_size) == 1
-            bias = bias + self.forget_bias * forget_gate
+            bias = bias + self.forget_bias * forget_gate.to(bias.dtype)
         if x.ndim == 3 and x.transpose(0, 1).is_contiguous():  # time-major in memory
             return linear(x.transpose(0, 1), self.input_weight, bias).transpose(0, 1)
         return linear(x, self.input_weight, bias)

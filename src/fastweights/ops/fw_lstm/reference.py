@@ -31,9 +31,8 @@ def reference(
     outputs = []
     for t in range(gate_inputs.shape[1]):
         if resets is not None:
-            keep = ~resets[:, t, None]
-            h, c = h * keep, c * keep
-            A = None if A is None else A * keep.unsqueeze(-1)
+            h, c = (x.masked_fill(resets[:, t, None], 0) for x in (h, c))
+            A = None if A is None else A.masked_fill(resets[:, t, None, None], 0)
         gates = layer_norm(h @ weight.T + gate_inputs[:, t], weight.shape[:1], gates_gain, gates_bias, EPSILON)
         i, f, o, g_hat = gates.chunk(4, -1)
         i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()

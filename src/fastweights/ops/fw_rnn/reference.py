@@ -29,8 +29,7 @@ def reference(
     outputs = []
     for t in range(inputs.shape[1]):
         if resets is not None:
-            keep = ~resets[:, t, None]
-            h, A = h * keep, A * keep.unsqueeze(-1)
+            h, A = h.masked_fill(resets[:, t, None], 0), A.masked_fill(resets[:, t, None, None], 0)
         new_A = decay * A + rate * h.unsqueeze(2) * h.unsqueeze(1)  # eq. 1
         boundary = h @ weight.T + inputs[:, t]
         new_h = boundary.relu()

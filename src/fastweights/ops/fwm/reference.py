@@ -47,7 +47,7 @@ def reference(
             n = layer_norm(retrieved, retrieved.shape[-1:], eps=EPSILON)  # eq. 7
         outputs.append(n)
     y = torch.stack(outputs, 1)
-    return (y if output_mask is None else y * output_mask.unsqueeze(-1)), F
+    return (y if output_mask is None else y.masked_fill(~output_mask.unsqueeze(-1), 0)), F
 
 
 DEFINITION = Definition(

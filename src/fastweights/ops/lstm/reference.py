@@ -29,8 +29,7 @@ def reference(
     outputs = []
     for t in range(gate_inputs.shape[1]):
         if resets is not None:
-            keep = ~resets[:, t, None]
-            h, c = h * keep, c * keep
+            h, c = (x.masked_fill(resets[:, t, None], 0) for x in (h, c))
         i, f, g, o = (gate_inputs[:, t] + h @ weight.T).chunk(4, -1)
         new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         new_h = o.sigmoid() * new_c.tanh()
