@@ -93,7 +93,7 @@ FW_INLINE vec<N> exp(vec<N> x) {
 
 template <int N>
 FW_INLINE vec<N> sigmoid(vec<N> x) {
-  return 1.f / (1.f + exp<N>(-x));
+  return x == -__builtin_inff() ? vec<N>{} : 1.f / (1.f + exp<N>(-x));  // exp alone never gives 0, and 0 inf is NaN
 }
 
 // tanh(x) as an odd rational function on |x| <= 7.9, beyond which it is 1 in float32 (Eigen's coefficients).

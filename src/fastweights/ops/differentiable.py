@@ -178,11 +178,12 @@ def _strides(shape: list[int]) -> list[int]:
 
 
 def _any_non_finite(tensors: list[Tensor]) -> bool:
-    """Whether there is a NaN or an infinity, mostly at the cost of one sum (a CUDA graph cannot ask)."""
-    total = torch.stack([x.sum() for x in tensors]).sum()
-    if (total.is_cuda and torch.cuda.is_current_stream_capturing()) or bool(total.isfinite()):
+    """Whether there is a NaN or an infinity, mostly at the cost of their sums (a CUDA graph cannot ask)."""
+    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return False
-    return not all(bool(x.isfinite().all()) for x in tensors)
+    return not math.isfinite(sum(x.sum().item() for x in tensors)) and not all(
+        bool(x.isfinite().all()) for x in tensors
+    )
 
 
 def _requires_grad(x: Tensor | None) -> bool:
