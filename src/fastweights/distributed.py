@@ -49,7 +49,7 @@ class Group:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def all_reduce_sum(self, *numbers: float) -> list[float]:
-        """The sums of numbers over all processes."""
+        """All-reduce: the sums of numbers over all processes."""
         if self.size == 1:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
@@ -57,7 +57,7 @@ class Group:
         return tensor.tolist()
 
     def all_reduce_max(self, number: float) -> float:
-        """The largest number of all processes."""
+        """All-reduce: the largest number of all processes."""
         if self.size == 1:
             return number
         tensor = torch.tensor(number, dtype=torch.float64, device=self.device)
@@ -65,7 +65,7 @@ class Group:
         return tensor.item()
 
     def all_gather(self, shard: Tensor) -> Tensor:
-        """The rows of all processes `[B, …]`, from each one's shard."""
+        """All-gather: the rows of all processes `[B, …]`, from each one's shard."""
         if self.size == 1:
             return shard
         parts = [torch.empty_like(shard) for _ in range(self.size)]
@@ -91,7 +91,7 @@ class Group:
             parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Barrier: wait for all processes."""
         if self.size > 1:
             distributed.barrier()
 

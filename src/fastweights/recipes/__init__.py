@@ -1,4 +1,4 @@
-"""Recipes: one YAML file for each row of a results table, shipped inside the package."""
+"""Recipes: the hyperparameters of a training, one YAML file for each row of a results table."""
 
 from __future__ import annotations
 

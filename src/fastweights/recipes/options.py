@@ -47,7 +47,7 @@ class TrainingOptions:
     batch_size: Size = 32
     """Batch size: rows of a batch, or environments of a rollout."""
     optimizer: Spec = field(default_factory=lambda: {"type": "adam"})
-    """Optimizer of torch.optim in lower case and its options, for example {type: adamw, weight_decay: 0.01}."""
+    """Optimizer of torch.optim and its options (weight decay, momentum …): {type: adamw, weight_decay: 0.01}."""
     learning_rate: Positive = 1e-3
     """Learning rate, at its highest."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -59,7 +59,7 @@ class TrainingOptions:
     accumulate: Size = 1
     """Gradient accumulation: batches of each optimizer step."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the forward pass; bfloat16 by torch.autocast."""
+    """Mixed precision: with bfloat16 the forward pass runs under torch.autocast."""
     average: WeightAverage | None = None
     """Averaged weights; null for none."""
     report_every: Size = 50

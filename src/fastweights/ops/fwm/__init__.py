@@ -1,7 +1,8 @@
 """The fast weight memory as a function on tensors (Learning Associative Inference Using Fast Weight Memory, eq. 3–7).
 
 `reference.py` is the definition, `chunk.py` the fast form in plain torch, `cpu.py` the same compiled; README.md
-beside them derives the fast form. A backend is one entry of `BACKENDS`.
+beside them derives the fast form. A backend is one entry of `BACKENDS`. In terms of linear attention: the delta rule
+(DeltaNet) on products of two keys, with a decay by the norm of the state.
 """
 
 from torch import Tensor
