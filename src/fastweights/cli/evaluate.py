@@ -16,19 +16,15 @@ def evaluate(args: Namespace) -> None:
     """Evaluate a trained model on a split."""
     from fastweights.cores import map_state
     from fastweights.distributed import join
-    from fastweights.tasks import EnvironmentTask
     from fastweights.training.display import as_table, evaluation_progress
     from fastweights.training.trained import load_model
 
     overrides = [*args.overrides, *([f"--task.babi_tasks={args.babi_tasks}"] if args.babi_tasks is not None else [])]
     model, state, metadata, (recipe, task, objective, _, _) = load_model(args.path, overrides, trust=args.trust)
-    acts = isinstance(task, EnvironmentTask)
-    episodes = EPISODES if args.episodes is None and acts else args.episodes
-    _refuse_misfits(args, acts)
-    data = None if args.generated or acts else args.data or _data_of(args.path, metadata)
-    batch_size = args.batch_size
-    if batch_size is None:
-        batch_size = 1 if getattr(task, "carries_state", False) else recipe.training.eval_batch_size
+    episodes = EPISODES if args.episodes is None and objective.episodic else args.episodes
+    _refuse_misfits(args, objective.episodic)
+    data = None if args.generated or objective.episodic else args.data or _data_of(args.path, metadata)
+    batch_size = args.batch_size or objective.final_batch_size(task, recipe.training.eval_batch_size)
     counts = objective.evaluation_counts(task, data, args.split)
     console = make_console(args.json)
     with join(args.device) as group, evaluation_progress(console, objective.unit, counts.get(objective.unit)) as bar:

@@ -32,7 +32,7 @@ CORES = Registry(
 
 
 def build(spec: Mapping[str, Any] | str, input_size: int) -> Core:
-    """Build a core from its words in a recipe: `type` names it, the rest are its options.
+    """Build a core from its spec in a recipe: `type` names it, the rest are its options.
 
     >>> build({"type": "fwm", "hidden_size": 16, "memory_size": 8}, input_size=10).output_size
     16

@@ -106,14 +106,14 @@ class Core(nn.Module, ABC):
 
 
 CoreSpec = Core | Mapping[str, Any] | str
-"""A core, or its words in a recipe: `{type: lstm, hidden_size: 32}`, or the type alone."""
+"""A core, or its spec in a recipe: `{type: lstm, hidden_size: 32}`, or the type alone."""
 
 
 def as_core(spec: CoreSpec, input_size: int) -> Core:
-    """The core itself, or the one that a recipe's words describe.
+    """The core itself, or the one that a recipe's spec describes.
 
     Raises:
-        UserError: where the words do not describe a core.
+        UserError: where the spec does not describe a core.
     """
     if isinstance(spec, Core):
         return spec

@@ -55,7 +55,7 @@ class FastWeightMemory(Core):
         hidden_size: size of the slow LSTM; unused where `slow` is given.
         memory_size: d, size of keys and values.
         num_reads: N_r, length of the chain of reads.
-        slow: another core in place of the LSTM, or its words in a recipe.
+        slow: another core in place of the LSTM, or its spec in a recipe.
         second_key_size: size of k2 and of e, where it differs from memory_size.
         value_size: size of v, where it differs from memory_size (then num_reads must be 1).
         write_scale: factor on every write; 1 in the paper.

@@ -60,7 +60,7 @@ class ActorCritic(Model):
 
 
 def actor_critic(observation_size: int, num_actions: int, *, core: CoreSpec = "fwm") -> ActorCritic:
-    """Build an agent from a recipe's words.
+    """Build an agent from a recipe's spec.
 
     Args:
         observation_size: size of an observation.

@@ -108,7 +108,7 @@ def token_model(
     embedding_dropout: Probability = 0.0,
     head_size: Size | None = None,
 ) -> TokenModel:
-    """Build a token model from a recipe's words.
+    """Build a token model from a recipe's spec.
 
     Args:
         vocabulary_size: number of tokens.

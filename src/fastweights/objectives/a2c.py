@@ -129,6 +129,7 @@ class A2C(Objective[EnvironmentTask, Spaces, ActorCritic]):
     summary = (headline,)
     unit = "environment_steps"
     data_parallel = False
+    episodic = True
     model_builder: ClassVar[Callable[..., ActorCritic]] = staticmethod(actor_critic)
 
     def __init__(self, *, discount: Fraction = 0.9, value_weight: float = 0.1, entropy_weight: float = 0.03):

@@ -127,6 +127,8 @@ class Objective(ABC, Generic[TaskT, InterfaceT, ModelT]):
     """The unit of a step's count."""
     data_parallel: ClassVar[bool] = True
     """Whether several processes can train together."""
+    episodic: ClassVar[bool] = False
+    """Whether an evaluation samples episodes: it takes their number, no files and no state."""
     model_builder: ClassVar[Callable[..., Model]]
     """Builds a model from what the interface gives and the options under `model` in a recipe."""
 
@@ -234,6 +236,10 @@ class Objective(ABC, Generic[TaskT, InterfaceT, ModelT]):
         Raises:
             UserError: where the split does not exist or an argument has no meaning for the objective.
         """
+
+    def final_batch_size(self, task: TaskT, batch_size: int) -> int:
+        """The batch size of a final evaluation, from that of validations."""
+        return batch_size
 
     def validate(self, model: ModelT, task: TaskT, data: str | None, batch_size: int, state: Any) -> dict[str, Any]:
         """The evaluation in training: of the split "valid", from the carried state; arguments as in `evaluate`."""

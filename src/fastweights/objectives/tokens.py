@@ -104,6 +104,9 @@ class NextToken(Objective[SequenceTask, Vocabulary, Model]):
         """The metrics of a split."""
         return self.metrics(sums) | {"tokens": int(sums.values["tokens"])}
 
+    def final_batch_size(self, task: SequenceTask, batch_size: int) -> int:
+        return 1 if task.carries_state else batch_size  # one stream of all stories, as the published code has it
+
     def evaluation_counts(self, task: SequenceTask, data: str | None, split: str) -> dict[str, int]:
         return task.evaluation_counts(data, split)
 

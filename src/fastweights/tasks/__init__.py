@@ -34,5 +34,5 @@ TASKS = Registry(
 
 
 def build(spec: Mapping[str, Any] | str) -> Task:
-    """Build a task from its words in a recipe: `type` names it, the rest are its options."""
+    """Build a task from its spec in a recipe: `type` names it, the rest are its options."""
     return TASKS.build(spec)
