@@ -249,9 +249,11 @@ def test_without_consent_it_is_refused(example, refused, monkeypatch):
     with pytest.raises(fastweights.UserError) as error:
         fastweights.load_model("run")
     check(str(error.value))
-    check(refused("train", training(example)[0], "--resume", "--out=run"))  # another recipe is no consent
-    run("train", *own_recipe(example), "--resume", "--out=run")  # a recipe that names it is
-    assert checkpoint.read_metadata("run/last.safetensors")["step"] == 4
+    check(refused("train", training(example)[0], "--resume", "--out=run"))  # a recipe that does not name it
+    train_cut(monkeypatch, *own_recipe(example), "--out=mine")
+    check(refused("train", "--resume", "--out=mine"))
+    run("train", *own_recipe(example), "--resume", "--out=mine")  # one that does is consent
+    assert checkpoint.read_metadata("mine/last.safetensors")["step"] == 4
 
 
 def test_without_consent_no_line_of_it_runs(refused):
