@@ -66,7 +66,7 @@ class Registry(Generic[T]):
             if not (isinstance(found, type) and issubclass(found, self.base)):
                 raise UserError(f'"{name}" is no {self.kind}; it must be a class that extends {self.base.__name__}.')
             return found
-        if name not in self.entries:
+        if not isinstance(name, str) or name not in self.entries:
             suggestion = nearest(str(name), self) or "."
             raise UserError(
                 f'There is no {self.kind} "{name}"{suggestion} Set its type to one of: {", ".join(self)}; or to the '

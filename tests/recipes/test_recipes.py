@@ -296,6 +296,7 @@ def test_the_nearest_recipe_is_named(name, nearest):
         ("--training.optimizer={epz: 1}", r'optimizer "adam" has no option "epz"'),
         ("--objective=answer", r'no objective "answer"; did you mean "answers"'),
         ("--objective.discount=1", r'The objective "answers" has no option "discount"'),
+        ("--task.type={a: 1}", r"There is no task \"{'a': 1}\""),
         ("--objective=a2c", r"A2C is for tasks that extend EnvironmentTask, and CatBabi does not"),
     ],
 )
@@ -343,3 +344,8 @@ def test_known_keys_can_all_be_named():
     )
     assert len(keys) == len(set(keys))
     assert set(CORES) >= {recipes.load(name).model["core"]["type"] for name in recipes.names()}
+
+
+def test_a_part_of_a_part_that_is_none():
+    with pytest.raises(UserError, match=r"task is 0\.001, which has no pairs; it must be a mapping"):
+        recipes.load("art/fwm", ["--task=1e-3", "--task.pairs=3"])

@@ -30,6 +30,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = build_parser()
     joined = _join_settings(arguments)
     overrides = [word for word in joined if _is_setting(word)]
+    for word in joined:
+        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for the end of the options
+            parser.error(f"{word} has no value")
     namespace, unknown = parser.parse_known_args([word for word in joined if not _is_setting(word)])
     unknown += [] if namespace.takes_overrides else overrides
     if unknown:

@@ -85,6 +85,8 @@ def _override(values: Any, override: str) -> dict[str, Any]:
     *folders, last = key.split(".")
     for folder in folders:
         inner = place.get(folder)
+        if not isinstance(inner, str | Mapping | None):
+            raise UserError(f"{folder} is {inner!r}, which has no {last}; it must be a mapping of keys to values.")
         place[folder] = {"type": inner} if isinstance(inner, str) else dict(inner or {})
         place = place[folder]
     place[last] = parse(text, f"--{key}")

@@ -17,6 +17,8 @@ from fastweights.errors import UserError
 from fastweights.specs import Count, Positive, Size
 from fastweights.tasks.contract import Batch, SequenceTask
 
+LONGEST_DELAY = 1_000_000  # tokens of a sequence, far more than memory holds
+
 
 class RetrievalTask(SequenceTask):
     """The base of tasks on generated sequences of one form, each from the initial state.
@@ -132,6 +134,8 @@ def _delays(text: str) -> tuple[int, int]:
     """The shortest and the longest delay of "4" or "0-8"."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     shortest, longest = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if longest > LONGEST_DELAY:
+        raise ValueError(f'delay is "{text}"; it must be at most {LONGEST_DELAY:,} tokens')
     if shortest > longest:
         raise ValueError(f'delay is "{text}"; it must be a number such as 4, or a range such as 0-8')
     return shortest, longest
