@@ -1,5 +1,7 @@
 """What every core promises about its state (fastweights.cores.contract). A new core is one line in CASES."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from fastweights.cores.contract import (
 )
 from fastweights.cores.lstm import LSTMState
 from fastweights.ops.fwm.writes import WriteLog
+from fastweights.specs import import_object
 from own_cores import LearnedStart, NestedState, SegmentAttention, Unmasked
 from tolerances import assert_near
 
@@ -51,7 +54,9 @@ CASES = {
     "FW-RNN, three inner steps": lambda: FastWeightRNN(INPUT_SIZE, 6, inner_steps=3, bias=False),
     "FWM over FW-LSTM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=FastWeightLSTM(INPUT_SIZE, 6)),
 }
+GRU = import_object(f"{Path(__file__).parents[2] / 'examples' / 'own_core.py'}:GRU")
 OWN_CASES = {  # cores that no recipe has, with what the contract allows beside
+    "the example": lambda: GRU(INPUT_SIZE, 6),
     "learned initial state": lambda: LearnedStart(INPUT_SIZE),
     "nested state": lambda: NestedState(INPUT_SIZE),
     "FWM over a nested state": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=NestedState(INPUT_SIZE)),
