@@ -19,8 +19,14 @@ DECLARE(fastweights_baseline)
 #ifdef FW_X86
 DECLARE(fastweights_avx2)
 DECLARE(fastweights_avx512)
+#ifdef FW_AVX512BF16
+DECLARE(fastweights_avx512bf16)
+#else
+namespace fastweights_avx512bf16 = fastweights_avx512;  // never chosen
+#endif
 #define CALL(function, isa, a)                            \
   switch (isa) {                                          \
+    case 3: return fastweights_avx512bf16::function(*a); \
     case 2: return fastweights_avx512::function(*a); \
     case 1: return fastweights_avx2::function(*a); \
     default: return fastweights_baseline::function(*a); \
@@ -31,13 +37,18 @@ DECLARE(fastweights_avx512)
 
 extern "C" {
 
-// The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512. All below it run, too.
+// The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512, 3 AVX-512 with bfloat16. All below
+// it run, too.
 int fastweights_best() {
 #ifdef FW_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512vl")) {
+#ifdef FW_AVX512BF16
+    if (__builtin_cpu_supports("avx512bf16")) return 3;
+#endif
     return 2;
+  }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif
   return 0;

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 // What the two sides of the interface agree on: `fastweights_interface` gives it, ops/cpu.py compares it.
-constexpr int INTERFACE_VERSION = 2;  // raise it with every change of these structures or of their meaning
+constexpr int INTERFACE_VERSION = 3;  // raise it with every change of these structures or of their meaning
 constexpr int WIDEST_VECTOR = 16;     // rows of floats are padded to whole ones, with every instruction set
 constexpr int MOST_HOPS = 16;         // in a chain of reads of the fast weight memory
 constexpr double LAYER_NORM_EPSILON = 1e-5;
@@ -16,7 +16,7 @@ extern "C" {
 
 // All tensors are float32; sizes count elements, *_row and *_step are strides over rows and over time.
 struct LSTMArguments {
-  int64_t B, T, H, threads;
+  int64_t B, T, H, threads, bfloat16;  // bfloat16: whether products take their operands in it
   const float* gate_inputs;  // [B, T, 4 H], or a table [V, 4 H] whose rows the tokens [B, T] choose
   int64_t gate_inputs_row, gate_inputs_step;
   const int64_t* tokens;

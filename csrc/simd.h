@@ -47,6 +47,21 @@ template <int N>
 FW_INLINE void store(float* p, vec<N> x) {
   *reinterpret_cast<typename vector_of<N>::unaligned*>(p) = x;
 }
+// The same for the first `count` floats, where a row does not end with a whole vector; the others are 0.
+template <int N>
+FW_INLINE vec<N> load(const float* p, int count) {
+  if (count >= N) return load<N>(p);
+  vec<N> x = {};
+  std::memcpy(&x, p, sizeof(float) * count);
+  return x;
+}
+template <int N>
+FW_INLINE void store(float* p, vec<N> x, int count) {
+  if (count >= N)
+    store<N>(p, x);
+  else
+    std::memcpy(p, &x, sizeof(float) * count);
+}
 template <int N>
 FW_INLINE vec<N> all(float x) {
   return x - vec<N>{};

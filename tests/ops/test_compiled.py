@@ -66,7 +66,7 @@ def test_the_memory_equals_the_reference(sizes, d, masked):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("H", [16, 48, 64, 112])
+@pytest.mark.parametrize("H", [1, 10, 16, 64, 115])
 @pytest.mark.parametrize("sizes", [(1, 1), (5, 1), (1, 63), (7, 30)], ids=str)
 def test_the_lstm_equals_the_reference(sizes, H, masked):
     gate_inputs, weight, hidden, cell = some_lstm_inputs(*sizes, H)
@@ -241,8 +241,6 @@ def test_what_the_kernels_cannot_do_is_left_to_plain_torch_and_said_when_insiste
     with pytest.raises(ValueError, match="not by concatenation"):
         inputs = some_inputs(1, 3, 8, 8, 8, 1, "concatenation", dtype=torch.float32)
         fast_weight_memory(*inputs, pairing="concatenation", backend="cpu")
-    with pytest.raises(ValueError, match="multiple of 16, not 10"):
-        lstm(*some_lstm_inputs(1, 3, 10, dtype=torch.float32), backend="cpu")
     assert torch.equal(fast_weight_memory(*memory)[0], fast_weight_memory(*memory, backend="plain")[0])
 
 
@@ -255,7 +253,7 @@ def test_custom_operators_keep_torchs_rules(masked):
     tokens = torch.randint(V, (B, T))
     state = [x.detach().requires_grad_() for x in (torch.randn(4 * H, H) / 4, hidden, cell)]
     mask = [masks.get(name) for name in ("mask", "resets")]
-    torch.library.opcheck(torch.ops.fastweights.lstm_cpu, (table, *state, *mask, tokens, True))
+    torch.library.opcheck(torch.ops.fastweights.lstm_cpu, (table, *state, *mask, tokens, False, True))
     inputs = some_inputs(B, T, 8, 8, 8, 2, dtype=torch.float32)
     inputs[-1] = inputs[-1].detach().flatten(1, 2).requires_grad_()
     mask = list(some_masks(B, T).values()) if masked else [None] * 3

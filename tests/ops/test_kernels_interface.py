@@ -73,8 +73,6 @@ def test_no_library_and_one_that_does_not_load_are_explained(libraries):
         ("fwm_backward", cpu.FWMArguments(B=1, T=1, d=12, hops=1, chunk=16, threads=1)),
         ("fwm_backward", cpu.FWMArguments(B=1, T=1, d=8, hops=cpu.MOST_HOPS + 1, chunk=16, threads=1)),
         ("fwm_step", cpu.FWMStepArguments(B=1, d=12, hops=1, threads=1, count=0, capacity=16)),
-        ("lstm_forward", cpu.LSTMArguments(B=1, T=1, H=10, threads=1)),
-        ("lstm_backward", cpu.LSTMArguments(B=1, T=1, H=10, threads=1)),
     ],
 )
 def test_a_size_that_a_kernel_does_not_have_is_an_error(monkeypatch, function, arguments, instruction_set):

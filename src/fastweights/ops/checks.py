@@ -38,6 +38,11 @@ def check_masks(shape: tuple[int, int], **masks: Tensor | None) -> None:
             raise ValueError(f"{name} is {mask.dtype}; a mask must be torch.bool")
 
 
+def bfloat16_products(device: str) -> bool:
+    """Whether autocast lets products take their operands in bfloat16."""
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+
+
 def in_one_dtype(tensors: Sequence[Tensor | None]) -> list[Any]:
     """Tensors in the widest dtype among them, but never below float32: states are long sums.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import fastweights
 from fastweights.ops.layer_norm import EPSILON
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512bf16")
 WIDEST_VECTOR = 16  # rows of floats are padded to whole ones
 MOST_HOPS = 16  # in a chain of reads of the fast weight memory
 
@@ -68,7 +68,7 @@ class LSTMArguments(_Arguments):
     """`LSTMArguments` of csrc/kernels.h."""
 
     _fields_ = [
-        *_fields("B T H threads", "gate_inputs"),
+        *_fields("B T H threads bfloat16", "gate_inputs"),
         *_fields("gate_inputs_row gate_inputs_step", "tokens"),
         *_fields("tokens_row tokens_step", "weight hidden cell mask resets hiddens last_hidden last_cell cells gates"),
         *_fields("", "d_hiddens"),
@@ -135,7 +135,7 @@ class FWRNNArguments(_Arguments):
 
 # What csrc/kernels.h must have the same of (`fastweights_interface` in csrc/dispatch.cpp): a library of another version
 # would take one field for another.
-VERSION = 2
+VERSION = 3
 STRUCTURES = (LSTMArguments, GatherArguments, FWMArguments, FWMStepArguments, FWLSTMArguments, FWRNNArguments)
 INTERFACE = [VERSION, WIDEST_VECTOR, MOST_HOPS, round(EPSILON * 1e9), *(ctypes.sizeof(x) for x in STRUCTURES)]
 
@@ -181,6 +181,11 @@ def _instruction_set() -> int:
 
 LIBRARY, PROBLEM = _load(_find())
 INSTRUCTION_SET = _instruction_set()
+
+
+def has_bfloat16() -> bool:
+    """Whether the kernels' products can take operands in bfloat16."""
+    return INSTRUCTION_SETS[INSTRUCTION_SET].endswith("bf16")
 
 
 def instruction_set() -> str | None:

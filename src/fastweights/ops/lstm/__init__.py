@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops.backends import Backend, run
-from fastweights.ops.checks import check_masks, check_shapes
+from fastweights.ops.checks import bfloat16_products, check_masks, check_shapes
 from fastweights.ops.lstm.cpu import compiled, unsupported_reason
 from fastweights.ops.lstm.plain import plain
 from fastweights.ops.lstm.reference import reference
@@ -49,6 +49,9 @@ def lstm(
         tokens: `[B, T]` int64, row indices into `gate_inputs`.
         backend: "auto", or a name from `BACKENDS`.
 
+    Under autocast in bfloat16 on the CPU, the products with W may take their operands in bfloat16; sums and states stay
+    float32.
+
     Returns:
         h_1 … h_T `[B, T, H]`, h_T and c_T.
 
@@ -77,7 +80,8 @@ def lstm(
     )
     check_masks((B, T), mask=mask, resets=resets)
     tensors = (gate_inputs, recurrent_weight, hidden, cell)
-    y, hidden, cell = run("lstm", BACKENDS, backend, tensors, mask, resets, tokens)
+    half = bfloat16_products(gate_inputs.device.type)
+    y, hidden, cell = run("lstm", BACKENDS, backend, tensors, mask, resets, tokens, half)
     return y.to(gate_inputs.dtype), hidden, cell
 
 

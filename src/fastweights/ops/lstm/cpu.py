@@ -28,7 +28,7 @@ def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
 
 def _arguments(x: Named, hiddens: Tensor) -> cpu.LSTMArguments:
     B, T, H = hiddens.shape
-    arguments = cpu.LSTMArguments(B=B, T=T, H=H, threads=torch.get_num_threads())
+    arguments = cpu.LSTMArguments(B=B, T=T, H=H, threads=torch.get_num_threads(), bfloat16=x.bfloat16)
     arguments.set_contiguous(weight=x.weight, hidden=x.hidden, cell=x.cell, mask=x.mask, resets=x.resets)
     return arguments
 
@@ -55,9 +55,13 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
     arguments.set_sequence("d_hiddens", d.hiddens)
     cpu.call("lstm_backward", arguments)
     previous = states_before(x.hidden, kept.hiddens.transpose(0, 1), x.resets, time=0)
-    d_weight = d_inputs.flatten(0, 1).T @ previous.flatten(0, 1)
+    d_weight = _product(d_inputs.flatten(0, 1).T, previous.flatten(0, 1), x.bfloat16)
     d_inputs = d_inputs.transpose(0, 1) if x.tokens is None else _summed_by_token(x, d_inputs)
     return {"gate_inputs": d_inputs, "weight": d_weight, "hidden": d_hidden, "cell": d_cell}
+
+
+def _product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:
+    return (a.bfloat16() @ b.bfloat16()).float() if bfloat16 else a @ b
 
 
 def _summed_by_token(x: Named, gradient: Tensor) -> Tensor:
@@ -81,15 +85,14 @@ _lstm = DEFINITION.implement(
 
 
 def compiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Compiled for this processor: float32 on the CPU, hidden sizes that are multiples of 16.
+    """Compiled for this processor: float32 on the CPU, with products in bfloat16 under autocast where it has them.
 
     Arguments as of `reference`.
     """
-    return _lstm(*arguments)
+    *tensors, bfloat16 = arguments
+    return _lstm(*tensors, bfloat16 and cpu.has_bfloat16())
 
 
 def unsupported_reason(device: str, tensors: Sequence[Tensor] = ()) -> str | None:
     """Why the kernel cannot run on a device (with gate_inputs, weight, hidden, cell), or None where it can."""
-    if tensors and tensors[2].shape[-1] % cpu.WIDEST_VECTOR:
-        return f"it needs a hidden size that is a multiple of {cpu.WIDEST_VECTOR}, not {tensors[2].shape[-1]}"
     return cpu.unsupported_reason(device, tensors)

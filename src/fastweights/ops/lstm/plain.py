@@ -3,6 +3,8 @@
 Step by step, but with the four gates as one batch of products in the layout that the CPU's matrix library likes best.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -103,9 +105,10 @@ _lstm = DEFINITION.implement(
 )
 
 
-def plain(gate_inputs: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed.
+def plain(gate_inputs: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed; in float32 under autocast.
 
     Arguments as of `reference`.
     """
-    return _lstm(look_up(gate_inputs, others[-1]), *others[:-1], None)
+    *others, tokens, _ = others
+    return _lstm(look_up(gate_inputs, tokens), *others, None, False)

@@ -14,6 +14,11 @@ def look_up(gate_inputs: Tensor, tokens: Tensor | None) -> Tensor:
     return embedding(tokens.T, gate_inputs).transpose(0, 1)  # in the order of time, as the steps read them
 
 
+def rounded(x: Tensor) -> Tensor:
+    """Values rounded to bfloat16, in the dtype and with the gradient of x."""
+    return x + (x.bfloat16().to(x.dtype) - x).detach()
+
+
 def reference(
     gate_inputs: Tensor,
     weight: Tensor,
@@ -22,15 +27,18 @@ def reference(
     mask: Tensor | None,
     resets: Tensor | None,
     tokens: Tensor | None,
+    bfloat16: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The equations step by step: slow, for tests and second derivatives."""
     gate_inputs = look_up(gate_inputs, tokens)
     h, c = hidden, cell
+    operand = rounded if bfloat16 else Tensor.contiguous
+    weight = operand(weight)
     outputs = []
     for t in range(gate_inputs.shape[1]):
         if resets is not None:
             h, c = (x.masked_fill(resets[:, t, None], 0) for x in (h, c))
-        i, f, g, o = (gate_inputs[:, t] + h @ weight.T).chunk(4, -1)
+        i, f, g, o = (gate_inputs[:, t] + operand(h) @ weight.T).chunk(4, -1)
         new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         new_h = o.sigmoid() * new_c.tanh()
         if mask is not None:
