@@ -9,6 +9,7 @@
   int fwm_forward(const FWMArguments&); \
   int fwm_backward(const FWMArguments&); \
   int fwm_step(const FWMStepArguments&); \
+  int core_step(const CoreStepArguments&); \
   int fw_lstm_forward(const FWLSTMArguments&); \
   int fw_lstm_backward(const FWLSTMArguments&); \
   int fw_rnn_forward(const FWRNNArguments&); \
@@ -58,7 +59,7 @@ int fastweights_best() {
 int fastweights_interface(int64_t* values) {
   const int64_t all[] = {
       INTERFACE_VERSION, WIDEST_VECTOR, MOST_HOPS, int64_t(LAYER_NORM_EPSILON * 1e9 + 0.5),
-      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments),
+      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments), sizeof(CoreStepArguments),
       sizeof(FWLSTMArguments), sizeof(FWRNNArguments),
   };
   for (int64_t value : all) *values++ = value;
@@ -71,6 +72,7 @@ int fastweights_gather_backward(const GatherArguments* a, int isa) { CALL(gather
 int fastweights_fwm_forward(const FWMArguments* a, int isa) { CALL(fwm_forward, isa, a); }
 int fastweights_fwm_backward(const FWMArguments* a, int isa) { CALL(fwm_backward, isa, a); }
 int fastweights_fwm_step(const FWMStepArguments* a, int isa) { CALL(fwm_step, isa, a); }
+int fastweights_core_step(const CoreStepArguments* a, int isa) { CALL(core_step, isa, a); }
 int fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_forward, isa, a); }
 int fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }
 int fastweights_fw_rnn_forward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_forward, isa, a); }

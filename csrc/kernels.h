@@ -64,6 +64,18 @@ struct FWMStepArguments {
   float* outputs;                                // [B, d]
 };
 
+// One step of an LSTM with a memory over it: F, kept whole, or a log of writes.
+struct CoreStepArguments {
+  int64_t B, I, H, d, hops, threads, tanh_first_query, tanh_queries, residual;
+  double forget_bias, write_scale;
+  const float *x, *input_weight, *recurrent_weight, *bias, *second_bias;  // [B, I], [4 H, I], [4 H, H], [4 H], or null
+  const float *write_weight, *write_bias;                                  // [3 d + 1, H]
+  const float *read_weight, *read_bias, *output_weight, *output_bias;      // [d + hops d, H], [H, d]
+  const float *hidden, *cell, *memory;                                     // [B, H], [B, H], [B, d, d, d] or null
+  float *outputs, *new_hidden, *new_cell, *new_memory;                     // [B, H], ..., [B, d, d, d] or null
+  FWMStepArguments log;  // where memory is null; without its inputs
+};
+
 // Sizes P are H padded to whole vectors; K is T where values are kept for the gradient, else 1; N is T or the chunk.
 struct FWLSTMArguments {
   int64_t B, T, H, chunk, threads, keep;

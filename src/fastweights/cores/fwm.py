@@ -18,8 +18,11 @@ from fastweights.cores.contract import (
     call_core,
     split_in_time,
 )
-from fastweights.cores.lstm import LSTM
+from fastweights.cores.lstm import LSTM, LSTMState
 from fastweights.ops.fwm import fast_weight_memory
+from fastweights.ops.fwm.core_step import Weights as StepWeights
+from fastweights.ops.fwm.core_step import core_step
+from fastweights.ops.fwm.core_step import is_supported as step_is_supported
 from fastweights.ops.fwm.writes import WriteLog, write_and_read
 from fastweights.ops.tanh import tanh
 from fastweights.specs import Positive, Size
@@ -146,6 +149,8 @@ class FastWeightMemory(Core):
         losses: Losses | None = None,
     ) -> tuple[Tensor, FWMState]:
         """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
+        if output_mask is None and mask is None and resets is None and self._can_step(x, state):
+            return self._step(x, state)
         slow_state, memory = (None, None) if state is None else state  # less work than a state of zeros
         h, slow_state = call_core(self.slow, x, slow_state, mask=mask, resets=resets, losses=losses)
         k1, k2, v, beta = self.keys(h)
@@ -158,6 +163,36 @@ class FastWeightMemory(Core):
             )
         y = apply_where(output_mask, self.output, n)
         return (h + y if self.residual else y), FWMState(slow_state, memory)
+
+    def _can_step(self, x: Tensor | ProjectedTokens, state: FWMState | None) -> bool:
+        """Whether this call is one step that a compiled kernel makes as a whole."""
+        if isinstance(x, ProjectedTokens) or x.shape[1] > 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        slow, backends = self.slow, ("auto", "cpu")
+        if type(slow) is not LSTM or slow.backend not in backends or self.options["backend"] not in backends:
+            return False
+        drops = self.training and slow.recurrent_dropout
+        if drops or self.pairing != "product" or torch.is_autocast_enabled(x.device.type):
+            return False
+        tensors = [x, slow.input_weight, self.write.weight, self.output.weight]
+        if state is not None:
+            tensors += [*state.slow, state.memory.decay if isinstance(state.memory, WriteLog) else state.memory]
+        sizes = {self.first_key_size, self.second_key_size, self.value_size}
+        return step_is_supported(tensors, sizes, self.num_reads)
+
+    def _step(self, x: Tensor, state: FWMState | None) -> tuple[Tensor, FWMState]:
+        slow, (slow_state, memory) = self.slow, self.initial_state(x.shape[0]) if state is None else state
+        weights = StepWeights(
+            slow.input_weight,
+            slow.recurrent_weight,
+            slow.bias,
+            slow.second_bias,
+            *(parameter for layer in (self.write, self.read, self.output) for parameter in (layer.weight, layer.bias)),
+        )
+        options = {name: self.options[name] for name in ("write_scale", "tanh_first_query", "tanh_queries")}
+        options |= {"residual": self.residual, "forget_bias": slow.forget_bias}
+        y, hidden, cell, memory = core_step(x[:, 0], *slow_state, memory, weights, options)
+        return y.unsqueeze(1), FWMState(LSTMState(hidden, cell), memory)
 
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys k1, k2, values v (eq. 1) and write strengths β (eq. 2) from the slow core's output h `[B, T, H]`."""

@@ -106,6 +106,17 @@ class FWMStepArguments(_Arguments):
     ]
 
 
+class CoreStepArguments(_Arguments):
+    """`CoreStepArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B I H d hops threads tanh_first_query tanh_queries residual", numbers="forget_bias write_scale"),
+        *_fields("", "x input_weight recurrent_weight bias second_bias write_weight write_bias read_weight read_bias"),
+        *_fields("", "output_weight output_bias hidden cell memory outputs new_hidden new_cell new_memory"),
+        ("log", FWMStepArguments),
+    ]
+
+
 class FWLSTMArguments(_Arguments):
     """`FWLSTMArguments` of csrc/kernels.h."""
 
@@ -136,7 +147,7 @@ class FWRNNArguments(_Arguments):
 # What csrc/kernels.h must have the same of (`fastweights_interface` in csrc/dispatch.cpp): a library of another version
 # would take one field for another.
 VERSION = 3
-STRUCTURES = (LSTMArguments, GatherArguments, FWMArguments, FWMStepArguments, FWLSTMArguments, FWRNNArguments)
+STRUCTURES = (LSTMArguments, GatherArguments, FWMArguments, FWMStepArguments, CoreStepArguments, FWLSTMArguments, FWRNNArguments)
 INTERFACE = [VERSION, WIDEST_VECTOR, MOST_HOPS, round(EPSILON * 1e9), *(ctypes.sizeof(x) for x in STRUCTURES)]
 
 

@@ -41,6 +41,17 @@ class WriteLog(NamedTuple):
     squared_norm: Tensor
     num_writes: Tensor
 
+    def room(self) -> tuple[int, int]:
+        """The number of writes so far, and of those that there is room for.
+
+        Raises:
+            ValueError: where the log is full.
+        """
+        count, capacity = int(self.num_writes), self.decay.shape[1]
+        if count == capacity:
+            raise ValueError(f"the memory has room for {capacity} writes, and all are made")
+        return count, capacity
+
     @classmethod
     def empty(cls, like: Tensor, B: int, S: int, R: int, V: int, capacity: int) -> WriteLog:
         """An empty log for `capacity` writes, of the dtype and on the device of `like`."""
@@ -86,9 +97,7 @@ def write_and_read(
     Raises:
         ValueError: if the log is full, keys are concatenated, or the backend cannot run.
     """
-    count, capacity = int(memory.num_writes), memory.decay.shape[1]
-    if count == capacity:
-        raise ValueError(f"the memory has room for {capacity} writes, and all are made")
+    count, _ = memory.room()
     if pairing != "product":
         raise ValueError(f'keys are paired by {pairing}; only a memory of "product" is a sum of its writes')
     first_queries = tanh(first_queries) if tanh_first_query else first_queries
