@@ -118,9 +118,9 @@ struct CoreStep {
     float* space = aligned_floats(std::size_t(count) * (wide + hidden + D + 1) + 2 * WIDTH);
     float *gates = space, *y = gates + std::size_t(count) * wide, *found = y + std::size_t(count) * hidden;
     float *strengths = found + count * D, *h = a.new_hidden + first * H;
-    for (int r = 0; r < count; ++r)
-      for (int i = 0; i < 4 * H; ++i)
-        gates[r * wide + i] = a.bias[i] + (a.second_bias ? a.second_bias[i] : 0.f) + (i / H == 1 ? float(a.forget_bias) : 0.f);
+    for (int i = 0; i < 4 * H; ++i) gates[i] = a.bias[i] + (a.second_bias ? a.second_bias[i] : 0.f);
+    for (int i = H; i < 2 * H; ++i) gates[i] += float(a.forget_bias);
+    for (int r = 1; r < count; ++r) std::memcpy(gates + r * wide, gates, sizeof(float) * 4 * H);
     input.add(count, a.x + first * I, gates, wide);
     recurrent.add(count, a.hidden + first * H, gates, wide);
     for (int r = 0; r < count; ++r) lstm(gates + r * wide, a.cell + (first + r) * H, a.new_cell + (first + r) * H, h + r * H);
@@ -167,7 +167,12 @@ struct CoreStep {
     for (int r = 0; r < count; ++r) std::memcpy(y + r * hidden, a.output_bias, sizeof(float) * H);
     output.add(count, found, y, hidden);
     for (int r = 0; r < count; ++r)
-      for (int i = 0; i < H; ++i) a.outputs[(first + r) * H + i] = y[r * hidden + i] + (a.residual ? h[r * H + i] : 0.f);
+      for (int unit = 0; unit < H; unit += WIDTH) {
+        const int n = smaller(WIDTH, H - unit);
+        vec<WIDTH> out = load<WIDTH>(y + r * hidden + unit, n);
+        if (a.residual) out += load<WIDTH>(h + r * H + unit, n);
+        store<WIDTH>(a.outputs + (first + r) * H + unit, out, n);
+      }
     std::free(space);
   }
 
