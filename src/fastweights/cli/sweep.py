@@ -45,9 +45,9 @@ def sweep(args: Namespace) -> int:
                 console.print(f"{path} failed: {outcome}")
                 outcome = "failed"
             outcomes[outcome].append(path)
-    except Interrupted:
+    except Interrupted as interrupted:
         console.print("Stopped, all saved. Resume with the same command.")
-        return 130
+        return 128 + interrupted.number
     if args.json:
         print_json(outcomes)
     else:

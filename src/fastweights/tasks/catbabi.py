@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,10 @@ class CatBabi(SequenceTask):
     def group_names(self) -> dict[int, str]:
         """bAbI's names of its tasks."""
         return dict(enumerate(babi.BABI_TASK_NAMES, 1))
+
+    def files(self, data: str | None) -> list[Path]:
+        names = [babi.file_name(task, split) for split in ("train", "valid") for task in self.babi_tasks]
+        return [] if data is None else [Path(data) / name for name in names]
 
     def describe(self, data: str | None) -> str:
         origin = "endless generated stories" if data is None else f"the stories in {data}"

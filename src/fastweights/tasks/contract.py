@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
@@ -133,6 +134,10 @@ class Task(ABC):
         Raises:
             UserError: where files are missing or the task takes none.
         """
+
+    def files(self, data: str | None) -> list[Path]:
+        """The files in the directory that training and validation read; none for generated data."""
+        return []
 
     def restore(self, interface: Interface) -> None:
         """Take the interface of a trained model in place of `prepare`'s.
