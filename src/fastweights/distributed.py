@@ -138,8 +138,7 @@ def join(device: str = "cpu") -> Iterator[Group]:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
         raise UserError(
-            f"Another process of the group has ended, or cannot be reached ({reason(error)}); see its own message, and "
-            "start all of them again."
+            "Another process of the group has ended, or cannot be reached; see its own message, and start all again."
         ) from error
     finally:
         distributed.destroy_process_group()
