@@ -102,6 +102,16 @@ def test_a_signal_before_the_loop_leaves_nothing(tmp_path, number):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_signal_during_an_evaluation_is_no_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *TINY]) == 0
+    monkeypatch.setattr(Answers, "evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "run"])
+    assert ended.value.code == 143 and capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     "error",
     [
