@@ -1,5 +1,6 @@
 """How commands end: outputs that cannot be written, signals, a locale of few letters, memory that there is not."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -130,6 +131,14 @@ def test_memory_that_there_is_not_is_one_sentence(tmp_path, monkeypatch, capsys,
     assert (
         message.startswith("fastweights: There is not enough memory; make the batch size") and message.count("\n") == 1
     )
+
+
+@pytest.mark.parametrize("arguments", [["report", "a\nb"], ["doctor", "a\nb"], ["train", "art/lstm", "--threads=a\nb"]])
+def test_a_line_feed_in_an_argument_does_not_break_the_sentence(arguments, capsys):
+    with contextlib.suppress(SystemExit):
+        assert cli.main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("fastweights: ") and printed.count("\n") == 1
 
 
 def test_another_fault_is_no_lack_of_memory():

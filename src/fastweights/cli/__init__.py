@@ -37,8 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
                 "There is not enough memory; make the batch size, the segments or sequences (task), or the sizes of "
                 "the model (hidden_size, memory_size) smaller."
             )
-        print(f"fastweights: {problem}", file=sys.stderr)
+        print(_sentence(problem), end="", file=sys.stderr)
         return 2
+
+
+def _sentence(problem: str) -> str:
+    """A problem on one line, whatever line feeds its names and paths have."""
+    return f"fastweights: {' '.join(problem.splitlines())}\n"
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -116,7 +121,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"fastweights: {message}; see `{self.prog} --help`.\n")
+        self.exit(2, _sentence(f"{message}; see `{self.prog} --help`."))
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """End with the arguments that do not exist, and the one that is most like the first."""
@@ -124,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
         first = unknown[0].partition("=")[0]
         advice = nearest(first, known) if first.startswith("--") else ""
         advice = f"{advice} See" if advice else "; leave them out, or see"
-        self.exit(2, f"fastweights: unrecognized arguments: {' '.join(unknown)}{advice} `{self.prog} --help`.\n")
+        self.exit(2, _sentence(f"unrecognized arguments: {' '.join(unknown)}{advice} `{self.prog} --help`."))
 
 
 class _Version(argparse.Action):
