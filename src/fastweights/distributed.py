@@ -173,6 +173,6 @@ def _number(name: str, least: int, most: int = 2**31 - 1, default: str = "not se
         UserError: where it is none, or out of range.
     """
     text = os.environ.get(name, default)
-    if not re.fullmatch("[0-9]+", text) or not least <= int(text) <= most:
+    if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
         raise UserError(f"{name} is {text}; it must be a number from {least} to {most}: {_START}.")
     return int(text)

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from fastweights import cli
-from fastweights.training.loop import Observer
+from fastweights import cli, recipes
+from fastweights.errors import UserError
+from fastweights.training.loop import Observer, Trainer
+from fastweights.training.runs import RunFolder
 from trainings import SEQUENCES
 
 TINY = (
@@ -132,7 +134,7 @@ def test_a_resumed_run_whose_files_changed_is_refused(trained_on_files, split, c
     (trained_on_files / "stories" / f"qa1_{split}.txt").write_text(STORY.replace("bath", "bed") * 3)
     before = (trained_on_files / "run" / "last.safetensors").read_bytes()
     assert cli.main(RESUME) == 2
-    assert "The files in stories are not those that run was trained on" in capsys.readouterr().err
+    assert "run was trained on other data than the files in stories as they are now" in capsys.readouterr().err
     assert (trained_on_files / "run" / "last.safetensors").read_bytes() == before
 
 
@@ -157,6 +159,20 @@ def test_a_resumed_run_on_generated_data_takes_no_files(tmp_path, monkeypatch, c
     assert cli.main(["train", "art/lstm", *TINY, "--out=run"]) == 0
     assert cli.main([*RESUME, "--data=stories"]) == 2
     assert "run was not trained on files; leave --data out" in capsys.readouterr().err
+
+
+def test_a_run_on_files_does_not_go_on_with_generated_data(trained_on_files):
+    with RunFolder.open("run") as run:
+        trainer = Trainer(recipes.assemble(recipes.load(run.read_config()["recipe"])), run, None)
+        with pytest.raises(UserError, match="run was trained on other data than generated data"):
+            trainer.resume()
+
+
+def test_a_recipe_file_with_a_number_that_is_none_is_refused(tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("task: {type: retrieval}\nmodel: {core: {type: lstm}}\ntraining: {learning_rate: .nan}\n")
+    assert cli.main(["train", str(recipe), f"--out={tmp_path / 'run'}"]) == 2
+    assert "training.learning_rate is nan; it must be a finite number" in capsys.readouterr().err
 
 
 def test_a_removed_configuration_is_restored_from_the_checkpoint(trained_on_files, capsys):

@@ -343,14 +343,14 @@ class Trainer:
                 )
 
     def _check_files(self) -> None:
-        digest = files_digest(self.task, self.data)
-        saved = self.run.read_config().get("files_sha256")
-        if digest is not None and saved is None:
+        digest, config = files_digest(self.task, self.data), self.run.read_config()
+        if digest is not None and "files_sha256" not in config:
             self.observer.note(f"{self.run.config} has no digest of the files in {self.data}: they may have changed")
-        elif digest != saved:
+        elif digest != config.get("files_sha256"):
+            found = "generated data" if self.data is None else f"the files in {self.data} as they are now"
             raise UserError(
-                f"The files in {self.data} are not those that {self.run.path} was trained on; give the directory that "
-                "holds these with --data, or train with another --out."
+                f"{self.run.path} was trained on other data than {found}; give its own with --data, or train with "
+                "another --out."
             )
 
     def _restore_random(self, random: Mapping[str, Tensor]) -> None:
