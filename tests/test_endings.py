@@ -131,6 +131,9 @@ def test_memory_that_there_is_not_is_one_sentence(tmp_path, monkeypatch, capsys,
     assert (
         message.startswith("fastweights: There is not enough memory; make the batch size") and message.count("\n") == 1
     )
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *TINY]) == 0  # a smaller one finds no run in its folder
 
 
 @pytest.mark.parametrize("arguments", [["report", "a\nb"], ["doctor", "a\nb"], ["train", "art/lstm", "--threads=a\nb"]])

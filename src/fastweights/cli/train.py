@@ -53,6 +53,7 @@ def _train(group: Group, args: Namespace) -> int:
         if run is None and group.is_first:  # all that can be refused is: only now there is a folder
             trainer.run.begin({"name": args.recipe, **run_config(assembly, data)})
             stack.callback(trainer.run.unlock)
+            stack.callback(trainer.run.withdraw)
         if args.resume:
             if group.is_first and not trainer.run.config.exists():
                 trainer.run.write_config({"name": args.recipe, **run_config(assembly, data)})

@@ -73,6 +73,12 @@ class RunFolder:
             self.unlock()
             raise
 
+    def withdraw(self) -> None:
+        """Undo `begin` where nothing was recorded or saved, so that the folder can hold another run."""
+        self._require_lock()
+        if not any(file.exists() for file in (self.last, self.best, self.metrics)):
+            self.config.unlink(missing_ok=True)
+
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Return the run that a folder holds, not locked: enough to read it, and `with` locks it to write.
