@@ -227,7 +227,7 @@ def test_what_a_recipe_file_must_not_hold(tmp_path, content, message):
 def test_a_recipe_file_that_is_no_text(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\x89PNG\xff")
-    with pytest.raises(UserError, match=r"mine.yaml cannot be read .*a recipe is a text file in UTF-8"):
+    with pytest.raises(UserError, match=r"mine.yaml cannot be read, as it is not in UTF-8"):
         recipes.load(str(path))
 
 
