@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Le
 
 from fastweights.data.mqar import MQARForm
 from fastweights.data.retrieval import ARTForm, Form, take
@@ -153,7 +154,7 @@ class MQAR(RetrievalTask):
         vocabulary_size: V; the lower half are keys, the upper half values.
         length: T, tokens of a sequence, an even number of at least 4 · pairs.
         pairs: pairs of a key and a value.
-        power_a: exponent of the power law of the distances; 1.0 is uniform.
+        power_a: exponent of the power law of the distances; 1.0 is uniform, above 1 favours long ones.
         random_non_queries: fill the other positions with random tokens, not with token 0.
         examples: sequences of the training split, in another order each epoch.
         validation_examples: sequences of the validation split.
@@ -166,7 +167,7 @@ class MQAR(RetrievalTask):
         vocabulary_size: VocabularySize = 8192,
         length: Size = 64,
         pairs: Size = 4,
-        power_a: Positive = 0.01,
+        power_a: Annotated[Positive, Le(10)] = 0.01,
         random_non_queries: bool = True,
         examples: Size = 100_000,
         validation_examples: Size = 3_000,
