@@ -29,9 +29,9 @@ Size = Annotated[int, Ge(1), Lt(2**63)]
 """A number of things, at least 1."""
 Count = Annotated[int, Ge(0), Lt(2**63)]
 """A number of things, or 0."""
-Width = Annotated[int, Ge(1), Le(1_000_000), "a wider layer fits no machine"]
+Width = Annotated[int, Ge(1), Le(100_000), "a wider layer fits no machine"]
 """The size of a layer, of a key or of a value."""
-VocabularySize = Annotated[int, Ge(1), Le(1_000_000), "each token has a name"]
+VocabularySize = Annotated[int, Ge(1), Le(300_000), "each token has a name"]
 """A number of tokens."""
 Depth = Annotated[int, Ge(1), Le(1_000), "they run one after another at every step"]
 """A number of layers, reads or iterations."""

@@ -1,4 +1,4 @@
-"""The memory that a recipe takes at least, so that what cannot fit is refused before anything of it is made."""
+"""The memory that a recipe takes, so that what cannot fit is refused before anything of it is made."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ def check(task: Task, model: Model, training: TrainingOptions | None) -> None:
         training: how it is trained; None for an evaluation.
 
     Raises:
-        UserError: saying how much is needed at least, how much there is, and what to make smaller.
+        UserError: saying how much is needed, how much there is, and what to make smaller.
     """
     needed = _needed(task, model, training)
     total, there = sum(needed.values()), _available()
     if there is not None and total > there:
         largest = max(needed, key=lambda key: needed[key])
         raise UserError(
-            f"This needs at least {total / 1e9:,.1f} GB of memory, and the machine has {there / 1e9:,.1f} GB; make "
+            f"This needs about {total / 1e9:,.1f} GB of memory, and the machine has {there / 1e9:,.1f} GB; make "
             f"{largest} smaller, for which {needed[largest] / 1e9:,.1f} GB are needed."
         )
 
 
 def _needed(task: Task, model: Model, training: TrainingOptions | None) -> dict[str, int]:
-    """Bytes by what to make smaller, each a lower bound."""
+    """Bytes by what to make smaller."""
     weights, state = model_size(model)
-    needed = {"the model's sizes": FLOAT32 * weights, "the sizes of the task's data": task.memory()}
     if training is None:
-        return needed
+        return {"the model's sizes": FLOAT32 * weights}
     moments = 2 if "adam" in str(training.optimizer).lower() else 0
-    needed["the model's sizes"] *= 2 + moments  # with the gradients
-    # At each step of each row, a matrix reads or gives at least as many elements as its smaller side has.
-    sides = [min(parameter.shape) for parameter in model.parameters() if parameter.ndim == 2]
-    steps = (
-        task.steps if isinstance(task, EnvironmentTask) else getattr(task, "segment_length", 1)
-    )  # an own Task may have none
+    # A core's matrix reads and gives, at each step of each row, about as many elements as its larger side has.
+    sides = [max(parameter.shape) for parameter in model.core.parameters() if parameter.ndim == 2]
+    steps = task.steps if isinstance(task, EnvironmentTask) else getattr(task, "segment_length", 1)
     element = 2 if training.precision == "bfloat16" else FLOAT32
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     batch = training.batch_size // processes * (FLOAT32 * state + element * steps * sum(sides))
     validation = training.eval_batch_size * (FLOAT32 * state + FLOAT32 * steps * max(sides, default=0))
     most = max((batch, "training.batch_size"), (validation, "training.eval_batch_size"))
-    return needed | {f"{most[1]}, the task's sequences or the model's sizes": most[0]}
+    return {
+        "the model's sizes": FLOAT32 * weights * (2 + moments),  # with the gradients
+        "the sizes of the task's data": task.memory(),
+        f"{most[1]}, the task's sequences or the model's sizes": most[0],
+    }
 
 
 def _available() -> int | None:
