@@ -7,6 +7,8 @@ from fastweights import machine, recipes
 from fastweights.errors import UserError
 from fastweights.recipes import memory
 
+ONE_ROW = "--training.batch_size=1 --training.eval_batch_size=1"
+
 
 @pytest.fixture(autouse=True)
 def a_machine(monkeypatch):
@@ -16,7 +18,7 @@ def a_machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "override", "smaller"),
+    ("name", "overrides", "smaller"),
     [
         ("art/fwm", "--training.batch_size=1000000000", "training.batch_size"),
         ("art/fwm", "--training.eval_batch_size=1000000000", "training.eval_batch_size"),
@@ -28,13 +30,12 @@ def a_machine(monkeypatch):
         ("catbabi-qa/lstm", "--model.core.hidden_size=100000", "the model's sizes"),
         ("catbabi-qa/fwm", "--model.core.memory_size=100000", "the model's sizes"),
         ("graph-rl/fwm", "--task.steps=1000000000", "the task's sequences"),
-        ("graph-rl/fwm", "--task.graphs=1000000", "the sizes of the task's data"),
+        ("graph-rl/fwm", "--task.patience=1000000 --task.steps=1000000 " + ONE_ROW, "the sizes of the task's data"),
     ],
 )
-def test_what_cannot_fit_is_refused_with_what_to_make_smaller(name, override, smaller):
-    overrides = [override, "--task.states=20"] if "graphs=" in override else [override]
+def test_what_cannot_fit_is_refused_with_what_to_make_smaller(name, overrides, smaller):
     with pytest.raises(UserError, match=r"needs about [\d,.]+ GB .* has 16\.0 GB; make") as caught:
-        recipes.assemble(recipes.load(name, overrides))
+        recipes.assemble(recipes.load(name, overrides.split()))
     assert smaller in str(caught.value)
 
 
