@@ -19,6 +19,8 @@ from fastweights.errors import UserError
 from fastweights.specs import Count, Probability, Size
 from fastweights.tasks.contract import Batch, SequenceTask
 
+LARGEST_SPLIT = 3_000_000  # lines that are generated before the first step, in about a minute
+
 
 class CatBabi(SequenceTask):
     """Answer the questions in a stream of stories; the state is carried from story to story.
@@ -59,6 +61,12 @@ class CatBabi(SequenceTask):
         self.sizes = StorySizes(people, places, objects, questions, statements, distractors)
         every = tuple(range(1, babi.BABI_TASK_COUNT + 1))
         self.babi_tasks = every if babi_tasks == "all" else babi.parse_babi_tasks(str(babi_tasks))
+        lines = validation_stories * len(self.babi_tasks) * self.sizes.lines
+        if lines > LARGEST_SPLIT:
+            raise ValueError(
+                f"validation would have {lines:,} lines or more, which are generated before the first step; make "
+                f"validation_stories smaller, for at most {LARGEST_SPLIT:,} lines"
+            )
 
     def prepare(self, data: str | None) -> Vocabulary:
         """The vocabulary, which is the same for all stories."""
@@ -123,7 +131,16 @@ class CatBabi(SequenceTask):
         return {"stories": len(stories), "tokens": sum(len(babi.words(story)) + 1 for story in stories)}
 
     def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
-        return list(filter_stories(stories, held_out, self.held_out)) if self.held_out else stories
+        if not self.held_out:
+            return stories
+        part = list(filter_stories(stories, held_out, self.held_out))
+        if not part:
+            kind, change = ("held-out", "larger") if held_out else ("other", "smaller")
+            raise UserError(
+                f"No question of these {len(stories):,} stories concerns {kind} combinations of names; make "
+                f"task.held_out {change}, or give more stories."
+            )
+        return part
 
 
 @lru_cache(maxsize=4)
