@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import time
 import pytest
 import torch
 
-from fastweights import cli
+from fastweights import cli, distributed
 from fastweights.distributed import Group
 from fastweights.errors import UserError
 from fastweights.training import checkpoint
@@ -210,3 +211,57 @@ def test_a_device_that_is_not_there_is_named(capsys):
     assert "--device cuda needs CUDA device 0, and torch sees 0" in capsys.readouterr().err
     assert cli.main(["train", *TINY, "--device=abacus"]) == 2
     assert '--device is "abacus"' in capsys.readouterr().err
+
+
+JOINED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is abc; it must be a number from 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0"),
+        ({"WORLD_SIZE": "1", "RANK": "3"}, "RANK is 3; it must be a number from 0 to 0"),
+        ({"RANK": "2"}, "RANK is 2; it must be a number from 0 to 1"),
+        ({"RANK": None}, "RANK is not set"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is -1"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT is 99999; it must be a number from 1 to 65535"),
+        ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
+        ({"MASTER_ADDR": "a.invalid"}, 'MASTER_ADDR is "a.invalid", which is no machine that answers here'),
+        ({"MASTER_ADDR": None}, 'MASTER_ADDR is ""'),
+    ],
+)
+def test_an_odd_environment_of_torchrun_is_one_sentence(monkeypatch, capsys, tmp_path, changed, message):
+    for name, value in (JOINED | changed).items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert cli.main(["train", *TINY, f"--out={tmp_path / 'run'}"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"fastweights: {message}") and printed.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use_is_one_sentence(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        for name, value in (JOINED | {"MASTER_PORT": str(other.getsockname()[1])}).items():
+            monkeypatch.setenv(name, value)
+        assert cli.main(["train", *TINY]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("fastweights: The group of 2 processes cannot be joined (The server socket has failed")
+    assert printed.count("\n") == 1
+
+
+def test_the_end_of_another_process_is_one_sentence(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    for name, value in JOINED.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="Another process of the group has ended"), distributed.join() as group:
+        monkeypatch.setattr(torch.distributed, "all_reduce", lost)
+        group.all_reduce_sum(1.0)
+    with pytest.raises(RuntimeError, match="a fault of our own"), distributed.join():
+        raise RuntimeError("a fault of our own")

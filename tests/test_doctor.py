@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.console import Console
 
-from fastweights import cli, doctor
+from fastweights import cli, doctor, machine
 from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
 
 
@@ -80,7 +80,7 @@ def test_an_old_torch_is_reported_without_backends(monkeypatch):
 
 
 def test_nothing_is_known_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr(doctor, "_read", lambda path: "")
+    monkeypatch.setattr(machine, "read", lambda path: "")
     assert doctor.processor_name()
     assert doctor.report()["processor"]["features"] is None
     assert "unknown" in written(doctor.report())
@@ -89,7 +89,7 @@ def test_nothing_is_known_where_the_system_does_not_tell(monkeypatch):
 @pytest.mark.parametrize(("quota", "expected"), [("max 100000", 8), ("150000 100000", 1), ("400000 100000", 4)])
 def test_cores_heed_a_containers_share(monkeypatch, quota, expected):
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(doctor, "_read", lambda path: quota if "cgroup" in path else "")
+    monkeypatch.setattr(machine, "read", lambda path: quota if "cgroup" in path else "")
     assert doctor.cores() == expected
 
 

@@ -16,6 +16,7 @@ ALLOWED = {  # what each package may import besides itself
     "__init__": ANYTHING,  # public names, loaded lazily
     "__main__": {"cli"},
     "errors": set(),
+    "machine": set(),
     "specs": {"errors"},
     "distributed": {"errors"},
     "ops": {"errors"},
@@ -25,7 +26,7 @@ ALLOWED = {  # what each package may import besides itself
     "environments": {"errors"},
     "tasks": {"data", "environments", "specs", "errors"},
     "objectives": {"models", "cores", "tasks", "data", "distributed", "specs", "errors"},
-    "recipes": {"objectives", "models", "cores", "tasks", "specs", "errors"},
+    "recipes": {"objectives", "models", "cores", "tasks", "specs", "machine", "errors"},
     "training": {
         "recipes", "objectives", "models", "cores", "ops", "tasks", "data", "distributed", "specs", "errors",
     },

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
 
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 
 
 class Group:
@@ -104,10 +106,9 @@ def join(device: str = "cpu") -> Iterator[Group]:
         device: "cpu", or "cuda" for the graphics card of this process's number.
 
     Raises:
-        UserError: where the device does not exist.
+        UserError: where the device does not exist, the group cannot be joined, or another of its processes has ended.
     """
-    size, rank, local = (int(os.environ.get(name, start)) for name, start in
-                         (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))  # fmt: skip
+    size, rank, local = _environment()
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -127,8 +128,51 @@ def join(device: str = "cpu") -> Iterator[Group]:
     # argument: gloo's threads would outlive destroy_process_group, and could abort a process that is ending.
     importlib.import_module("torch.distributed.nn.functional")
 
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    try:
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"The group of {size} processes cannot be joined ({reason(error)}); {_START}.") from error
     try:
         yield Group(rank, size, chosen)
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise UserError(
+            "Another process of the group has ended, or cannot be reached; see its own message, and start all again."
+        ) from error
     finally:
         distributed.destroy_process_group()
+
+
+_START = "start the processes with torchrun, or one alone without WORLD_SIZE"
+
+
+def _environment() -> tuple[int, int, int]:
+    """The number of processes, this one's rank, and its rank on this machine, as torchrun gives them.
+
+    Raises:
+        UserError: where they contradict each other, or some are missing.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return 1, 0, 0
+    size = _number("WORLD_SIZE", 1)
+    if size == 1:
+        return size, _number("RANK", 0, 0, "0"), _number("LOCAL_RANK", 0, 0, "0")
+    port, address = _number("MASTER_PORT", 1, 65535), os.environ.get("MASTER_ADDR", "")
+    try:
+        socket.getaddrinfo(address, port)  # torch would ask for half an hour
+    except (OSError, UnicodeError) as error:
+        raise UserError(f'MASTER_ADDR is "{address}", which is no machine that answers here; {_START}.') from error
+    return size, _number("RANK", 0, size - 1), _number("LOCAL_RANK", 0, size - 1)
+
+
+def _number(name: str, least: int, most: int = 2**31 - 1, default: str = "not set") -> int:
+    """A number out of the environment.
+
+    Raises:
+        UserError: where it is none, or out of range.
+    """
+    text = os.environ.get(name, default)
+    if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
+        raise UserError(f"{name} is {text}; it must be a number from {least} to {most}: {_START}.")
+    return int(text)

@@ -6,11 +6,12 @@ import os
 import platform
 import re
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import RenderableType
+
+from fastweights import machine
 
 OLDEST_TORCH = (2, 4)  # the first with torch.library.custom_op
 PACKAGES = ("fastweights", "torch", "numpy", "safetensors", "pydantic", "filelock", "rich")
@@ -29,7 +30,7 @@ def report() -> dict[str, Any]:
             "features": _features(),
         },
         "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
-        "memory_gb": _memory_gb(),
+        "memory_gb": None if (memory := machine.memory()) is None else memory / 1e9,
         "devices": {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()},
         "kernels": _kernels(),
         "backends": _backends(),
@@ -87,9 +88,9 @@ def text(found: dict[str, Any]) -> RenderableType:
         "memory": "unknown" if memory is None else f"{memory:.1f} GB",
         "devices": ", ".join(["cpu", *(name for name, available in found["devices"].items() if available)]),
     }
-    machine = Table.grid(padding=(0, 2))
+    facts = Table.grid(padding=(0, 2))
     for name, line in lines.items():
-        machine.add_row(name, Text(line))
+        facts.add_row(name, Text(line))
     backends = Table("op", "backend", "auto", "what it is", box=None, pad_edge=False)
     for op, choices in found["backends"].items():
         for choice in choices:
@@ -97,12 +98,12 @@ def text(found: dict[str, Any]) -> RenderableType:
             mark = mark if choice["available"] else "cannot run"
             backends.add_row(op, choice["name"], mark, Text(choice["reason"]))
     words = [Text(f"Advice: {line}.") for line in found["advice"]] or [Text("Nothing is amiss.")]
-    return Group(machine, "", backends, "", *words)
+    return Group(facts, "", backends, "", *words)
 
 
 def processor_name() -> str:
     """The processor's name, as far as the system tells it."""
-    match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    match = re.search(r"^model name\s*:\s*(.+)$", machine.read("/proc/cpuinfo"), re.MULTILINE)
     return match[1].strip() if match else platform.processor() or platform.machine() or "unknown"
 
 
@@ -110,21 +111,14 @@ def cores() -> int:
     """The number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = re.match(r"(\d+) (\d+)", _read("/sys/fs/cgroup/cpu.max"))  # a container's share
+    quota = re.match(r"(\d+) (\d+)", machine.read("/sys/fs/cgroup/cpu.max"))  # a container's share
     return max(1, min(count, int(quota[1]) // int(quota[2]))) if quota else count
 
 
 def _features() -> list[str] | None:
     """Those of FEATURES that the processor has, or None where the system does not tell."""
-    match = re.search(r"^flags\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    match = re.search(r"^flags\s*:\s*(.+)$", machine.read("/proc/cpuinfo"), re.MULTILINE)
     return [name for name in FEATURES if name in match[1].split()] if match else None
-
-
-def _memory_gb() -> float | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _kernels() -> dict[str, Any]:
@@ -161,10 +155,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

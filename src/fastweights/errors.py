@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one sentence that says what is wrong, where, and what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -9,12 +10,21 @@ class UserError(Exception):
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an error on one line, without a full stop at its end.
+    """Return the message of an error on one line, without C++ code and frames, and without a full stop at its end.
 
     >>> reason(ValueError("too\\nlong."))
     'too long'
     """
-    return " ".join(str(error).split()).rstrip(".")
+    text = str(error).partition("Exception raised from")[0]
+    text = re.sub(r"^\[[^]]*\.(?:cpp|cc|cu|h):\d+\]\s*(?:err == 0\. )?", "", text)
+    return " ".join(text.split()).rstrip(".")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is Python's, NumPy's or torch's, on any device, for memory that there is not."""
+    message = str(error).lower()
+    signs = ("allocate memory", "out of memory", "bad_alloc", "overflowed with sizes")
+    return isinstance(error, MemoryError) or any(sign in message for sign in signs)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

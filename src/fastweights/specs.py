@@ -14,23 +14,35 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from fastweights.errors import UserError, nearest, reason
 
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 T = TypeVar("T")
 
-Size = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(1), Lt(2**63)]
 """A number of things, at least 1."""
-Count = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(0), Lt(2**63)]
 """A number of things, or 0."""
+Width = Annotated[int, Ge(1), Le(100_000), "a wider layer fits no machine"]
+"""The size of a layer, of a key or of a value."""
+VocabularySize = Annotated[int, Ge(1), Le(300_000), "each token has a name"]
+"""A number of tokens."""
+Depth = Annotated[int, Ge(1), Le(1_000), "they run one after another at every step"]
+"""A number of layers, reads or iterations."""
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 """A seed of torch's and NumPy's generators."""
 Fraction = Annotated[float, Ge(0), Le(1)]
 Probability = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Decay = Annotated[float, Gt(0), Le(1)]
+"""The factor by which something fades at each step; 1 keeps it."""
 
 
 class Option(NamedTuple):
@@ -141,9 +153,27 @@ def check(where: str, value: Any, annotation: Any) -> Any:
     try:
         return TypeAdapter(annotation, config=config).validate_python(value)
     except ValidationError as error:
-        reasons = dict.fromkeys(part["msg"].replace("Input should be", "it must be") for part in error.errors())
-        sentence = " or ".join(reasons).replace(" or it must be", " or")
-        raise UserError(f"{where} is {value!r}; {sentence}.") from error
+        raise UserError(f"{where} is {repr(value)[:200]}; it must be {_wanted(annotation, error)}.") from error
+
+
+def _wanted(annotation: Any, error: ValidationError) -> str:
+    """What a refused value must be, in words, with the reason of a bound."""
+    parts = (annotation, *typing.get_args(annotation))
+    sizes = [len(typing.get_args(part)) for part in parts if typing.get_origin(part) is tuple]
+    reasons = [text for part in parts for text in getattr(part, "__metadata__", ()) if isinstance(text, str)]
+    words = []
+    for found in error.errors():
+        if found["type"] in ("tuple_type", "too_long", "missing"):
+            words.append(f"a list of {sizes[0]} values")
+        elif found["type"] == "dict_type":
+            words.append("a mapping of keys to values")
+        elif "[key]" in found["loc"]:
+            words.append("a mapping whose keys are words")
+        elif found["type"] != "is_instance_of":  # an object of Python, which no recipe holds
+            words.append(found["msg"].removeprefix("Input should be "))
+        if found["type"] == "less_than_equal" and reasons:
+            words[-1] += f" ({reasons[0]})"
+    return " or ".join(dict.fromkeys(words)) or "left out"
 
 
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:

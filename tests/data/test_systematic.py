@@ -99,3 +99,12 @@ def test_every_name_is_in_the_vocabulary():
 def test_shares_that_make_no_sense_are_refused(fraction):
     with pytest.raises(UserError, match="held_out of the task"):
         tasks.build({"type": "catbabi", "held_out": fraction})
+
+
+def test_a_share_that_leaves_no_question_is_refused_before_training_or_evaluation():
+    task = tasks.build({"type": "catbabi", "babi_tasks": "1", "held_out": 0.999999})
+    with pytest.raises(UserError, match=r"None of 1,000 stories of bAbI task 1 .* make task\.held_out smaller"):
+        task.training_batches(None, 1, 0)
+    task = tasks.build({"type": "catbabi", "babi_tasks": "1", "held_out": 1e-9})
+    with pytest.raises(UserError, match=r"No question of these 100 stories .* make task\.held_out larger"):
+        task.evaluation_batches(None, "valid", 1)

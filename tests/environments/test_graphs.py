@@ -178,3 +178,10 @@ def test_the_exact_reward_agrees_with_simulation(variant, policy, rules):
     sums = np.concatenate(sums)
     expected = expected_return(transitions, environments.rules, policy).mean()
     assert sums.mean() == pytest.approx(expected, abs=4 * sums.std() / np.sqrt(sums.size))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_patience_beyond_the_episode_is_no_patience_at_all(variant):
+    graphs = sample_graphs(3, 4, 2, random())
+    last, beyond = (Rules(4, 2, steps=5, patience=patience, variant=variant) for patience in (6, 10**18))
+    assert np.array_equal(expected_return(graphs, last, "optimal"), expected_return(graphs, beyond, "optimal"))

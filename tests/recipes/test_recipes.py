@@ -227,8 +227,55 @@ def test_what_a_recipe_file_must_not_hold(tmp_path, content, message):
 def test_a_recipe_file_that_is_no_text(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\x89PNG\xff")
-    with pytest.raises(UserError, match=r"mine.yaml cannot be read .*a recipe is a text file in UTF-8"):
+    with pytest.raises(UserError, match=r"mine.yaml cannot be read, as it is not in UTF-8"):
         recipes.load(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_a_recipe_file_in_another_encoding(tmp_path, encoding):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("description: Gedächtnis\ntraining: {steps: 3}".encode(encoding))
+    with pytest.raises(UserError, match=r"mine.yaml cannot be read") as caught:
+        recipes.load(str(path))
+    assert "codec" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_recipe_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("training: {steps: 3}".encode("utf-8-sig"))
+    assert recipes.load(str(path)).training.steps == 3
+
+
+def test_a_recipe_file_that_is_too_large_a_directory_or_empty(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: " + "x" * 200_000)
+    with pytest.raises(UserError, match=r"mine.yaml has more than 100,000 bytes"):
+        recipes.load(str(path))
+    path.write_text("")
+    with pytest.raises(UserError, match=r"mine.yaml holds no recipe"):
+        recipes.load(str(path))
+    (tmp_path / "folder.yaml").mkdir()
+    for other in (tmp_path / "folder.yaml", tmp_path):
+        with pytest.raises(UserError, match="There is no recipe"):
+            recipes.load(str(other))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!bool x", "!!int ''", "!x y", "[" * 3000, "0x" + "f" * 5000, "9" * 5000, "2024-13-45", '"\\UFFFFFFFF"', "0x_",
+     "[&a [x, x], &b [*a, *a], &c [*b, *b]]", "? [a]\n: 1", "\x00", "<<: 3", "=", "{{a: 1}: 2}"],
+)  # fmt: skip
+def test_odd_yaml_is_refused_in_one_sentence(text):
+    with pytest.raises(UserError, match=r"^here cannot be read: .*\.$") as caught:
+        recipes.yaml.parse(text, "here")
+    assert "unicode string" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["1", "null", "2024-01-01", "1.5", "true"])
+@pytest.mark.parametrize("part", ["task", "model", "model.core", "training", "training.optimizer", "objective"])
+def test_keys_that_are_no_words(part, key):
+    with pytest.raises(UserError, match=r"keys are words|no key|no option"):
+        Trainer(recipes.assemble(recipes.load("art/fwm", [f"--{part}={{{key}: 2}}"])), None)
 
 
 def test_an_override_may_have_no_anchors_or_duplicate_keys():
@@ -272,6 +319,28 @@ def test_the_nearest_recipe_is_named(name, nearest):
         ("--model.head_size=1.5", r"head_size of the model is 1\.5"),
         ("--model.head_size=true", r"head_size of the model is True"),
         ("--model.core.second_key_size=big", r"second_key_size of the core \"fwm\" is 'big'"),
+        ("--model.core.hidden_size=1000000000", r"it must be less than or equal to 100000 \(a wider layer fits no"),
+        ("--model.core.num_reads=1000000000", r"less than or equal to 1000 \(they run one after another at every"),
+        ("--model.core={type: lstm-stack, num_layers: 1000000000}", r"less than or equal to 1000 \(they run one after"),
+        ("--model.core={type: fw-rnn, inner_steps: 1000000000}", r"less than or equal to 1000 \(they run one after"),
+        (
+            "--model.core={type: fw-rnn, decay: 5}",
+            r"decay of the core \"fw-rnn\" is 5; it must be less than or equal to 1",
+        ),
+        ("--model.core={type: fw-lstm, decay: 5}", r"decay of the core \"fw-lstm\" is 5"),
+        ("--model.core={type: fw-lstm, rate: -1}", r"rate of the core \"fw-lstm\" is -1"),
+        ("--model.core.write_scale=0", r"write_scale of the core \"fwm\" is 0; it must be greater than 0"),
+        ("--model.core={type: lstm-stack, num_layers: 0}", r"num_layers of the core \"lstm-stack\" is 0"),
+        ("--model.token_dropout=1", r"token_dropout of the model is 1; it must be less than 1"),
+        ("--training.optimizer={type: sgd, maximize: true}", r"training.optimizer has maximize"),
+        ("--training.optimizer={type: adam, differentiable: true}", r"training.optimizer cannot make a step"),
+        (
+            "--training.optimizer={type: adam, betas: [1]}",
+            r"betas of the optimizer .* a list of 2 values",
+        ),
+        ("--task.held_out=1", r"held_out of the task \"catbabi\" is 1; it must be less than 1"),
+        ("--task.questions=100000", r"A story would have 300,000 lines or more"),
+        ("--task.validation_stories=1000000000", r"validation would have 300,000,000,000 lines or more"),
         ("--model.core.slow=5", r"slow of the core \"fwm\" is 5"),
         ("--model.core.slow=gru", r'no core "gru"'),
         ("--model.core=5", r"core of the model is 5"),
@@ -311,6 +380,10 @@ def test_wrong_keys_and_values_are_named(override, message):
     [
         ("--model.head_size=5", r'The model has no option "head_size"\. It has: core'),
         ("--model.embedding_size=5", r'The model has no option "embedding_size"'),
+        ("--objective={type: a2c, value_weight: -1}", r"value_weight of the objective \"a2c\" is -1"),
+        ("--objective={type: a2c, entropy_weight: -1}", r"entropy_weight of the objective \"a2c\" is -1"),
+        ("--task.states=1000000000", r"less than or equal to 32 \(all graphs are sampled before the first step\)"),
+        ("--task.graphs=1000000000", r"less than or equal to 10000 \(all graphs are sampled before the first step\)"),
         ("--objective={type: a2c, discount: 2}", r'discount of the objective "a2c" is 2'),
         ("--objective={type: a2c, entropy_weight: high}", r"entropy_weight of the objective \"a2c\" is 'high'"),
         ("--task.observation_size=4", r'no option "observation_size"'),

@@ -326,7 +326,7 @@ def test_an_absurd_learning_rate_ends_with_exit_code_2(tmp_path, capsys):
     assert captured.err.startswith("fastweights: The loss or its gradient is not finite at step ")
     assert captured.err.count("\n") == 1
     assert len(list(out.glob("non_finite_step_*.safetensors"))) == 1
-    assert not RunFolder.open(out).last.exists()
+    assert not RunFolder(out).last.exists() and not RunFolder(out).config.exists()  # a lower rate may follow
 
 
 def test_weights_that_are_not_finite_are_never_saved(begin):

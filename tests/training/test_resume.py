@@ -223,7 +223,7 @@ def test_the_runs_compared_here_are_worth_comparing(place, uninterrupted):
     [
         pytest.param(
             [partial(signal_after_step, 8, signal.SIGINT), partial(signal_after_step, 12, signal.SIGTERM)],
-            [130, 130],
+            [130, 143],
             id="asked politely",
         ),
         pytest.param(
@@ -247,8 +247,8 @@ def test_an_interrupted_run_leaves_the_same(place, uninterrupted, kind, sabotage
         ended = train(place, *arguments, f"--out={out}", sabotage=sabotage)
         assert ended in (code, 0), log(place)
         arguments = ["--resume"]
-        if code == 130:
-            assert ended == 130
+        if code > 0:
+            assert ended == code
             assert f"Resume with: fastweights train --resume --out {out}" in log(place)
     assert train(place, "--resume", f"--out={out}") == 0, log(place)
     assert_same(place / out, whole)
@@ -260,7 +260,7 @@ def test_interruptions_at_many_steps_leave_the_same(place, uninterrupted):
     arguments = KINDS[kind]
     for step in range(1, STEPS, 4):  # across the ends of epochs, where rows are padded
         sabotage = partial(signal_after_step, step, signal.SIGTERM)
-        assert train(place, *arguments, f"--out={out}", sabotage=sabotage) == 130, log(place)
+        assert train(place, *arguments, f"--out={out}", sabotage=sabotage) == 143, log(place)
         arguments = ["--resume"]
         assert checkpoint.read_metadata(place / out / "last.safetensors")["step"] == step
     assert train(place, "--resume", f"--out={out}") == 0, log(place)

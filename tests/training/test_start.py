@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from fastweights import cli
+from fastweights import cli, recipes
+from fastweights.errors import UserError
+from fastweights.training.loop import Observer, Trainer
+from fastweights.training.runs import RunFolder
+from trainings import SEQUENCES
 
 TINY = (
     "--training.steps=4", "--training.evaluate_every=2", "--training.report_every=1", "--training.batch_size=2",
@@ -101,3 +105,113 @@ def test_a_figure_that_cannot_be_written_is_refused_before_measuring(tmp_path, m
     monkeypatch.setattr(growth, "run", lambda *_: pytest.fail("it measured"))
     assert cli.main(["bench", "--growth", str(tmp_path / "nowhere" / "growth.png")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+STORIES = (
+    "catbabi-qa/fwm", "--training.steps=4", "--training.evaluate_every=2", "--training.batch_size=2",
+    "--training.eval_batch_size=2", "--babi-tasks=1", "--task.segment_length=10", "--model.core.hidden_size=4",
+    "--model.core.memory_size=4", "--model.embedding_size=4",
+)  # fmt: skip
+STORY = "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathroom\t1\n"
+
+
+@pytest.fixture
+def trained_on_files(tmp_path, monkeypatch):
+    """A folder with a run `run`, trained on the files in `stories`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stories").mkdir()
+    for split in ("train", "valid"):
+        (tmp_path / "stories" / f"qa1_{split}.txt").write_text(STORY * 3)
+    assert cli.main(["train", *STORIES, "--data=stories", "--out=run"]) == 0
+    return tmp_path
+
+
+RESUME = ["train", "--resume", "--out=run"]
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_resumed_run_whose_files_changed_is_refused(trained_on_files, split, capsys):
+    (trained_on_files / "stories" / f"qa1_{split}.txt").write_text(STORY.replace("bath", "bed") * 3)
+    before = (trained_on_files / "run" / "last.safetensors").read_bytes()
+    assert cli.main(RESUME) == 2
+    assert "run was trained on other data than the files in stories as they are now" in capsys.readouterr().err
+    assert (trained_on_files / "run" / "last.safetensors").read_bytes() == before
+
+
+def test_a_resumed_run_takes_equal_files_in_another_directory(trained_on_files, capsys):
+    (trained_on_files / "stories").rename("moved")
+    assert cli.main(RESUME) == 2
+    assert cli.main([*RESUME, "--data=moved", "--training.steps=6"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "run", "--json"]) == 0  # the run knows where they are now
+
+
+def test_an_old_run_without_the_digest_of_its_files_resumes_with_a_note(trained_on_files, capsys):
+    config = trained_on_files / "run" / "config.yaml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if "files_sha256" not in line))
+    capsys.readouterr()
+    assert cli.main(RESUME) == 0
+    assert "note: run/config.yaml has no digest of the files in stories" in capsys.readouterr().out
+
+
+def test_a_resumed_run_on_generated_data_takes_no_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "art/lstm", *TINY, "--out=run"]) == 0
+    assert cli.main([*RESUME, "--data=stories"]) == 2
+    assert "run was not trained on files; leave --data out" in capsys.readouterr().err
+
+
+def test_a_run_on_files_does_not_go_on_with_generated_data(trained_on_files):
+    with RunFolder.open("run") as run:
+        trainer = Trainer(recipes.assemble(recipes.load(run.read_config()["recipe"])), run, None)
+        with pytest.raises(UserError, match="run was trained on other data than generated data"):
+            trainer.resume()
+
+
+def test_a_recipe_file_with_a_number_that_is_none_is_refused(tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("task: {type: retrieval}\nmodel: {core: {type: lstm}}\ntraining: {learning_rate: .nan}\n")
+    assert cli.main(["train", str(recipe), f"--out={tmp_path / 'run'}"]) == 2
+    assert "training.learning_rate is nan; it must be a finite number" in capsys.readouterr().err
+
+
+def test_a_removed_configuration_is_restored_from_the_checkpoint(trained_on_files, capsys):
+    config = trained_on_files / "run" / "config.yaml"
+    before = config.read_text()
+    config.unlink()
+    assert cli.main(RESUME) == 2
+    assert "run/config.yaml is missing, and the run was trained on files" in capsys.readouterr().err
+    assert cli.main([*RESUME, "--data=stories"]) == 0
+    assert "note: run/config.yaml was removed, and is restored from the last checkpoint" in capsys.readouterr().out
+    assert config.read_text() == before.replace("name: catbabi-qa/fwm", "name: null")
+
+
+class Remover(Observer):
+    """Removes a file of the run after a step, and keeps the notes."""
+
+    def __init__(self, name):
+        self.name, self.notes, self.run = name, [], None
+
+    def step(self, progress):
+        if progress.step == 3:
+            (self.run.path / self.name).unlink()
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("metrics.jsonl", "metrics.jsonl was removed: its records begin again at step 4"),
+        ("config.yaml", "config.yaml was removed, and is written again"),
+    ],
+)
+def test_what_is_removed_while_training_is_noted(trainings, name, note):
+    remover = Remover(name)
+    trainer = trainings.begin("art/fw-lstm", *SEQUENCES, observer=remover)
+    remover.run = trainer.run
+    trainer.train()
+    assert [text.rpartition("/")[2] for text in remover.notes] == [note]
+    assert trainer.run.read_config()["recipe"] == trainer.recipe.to_dict()
+    assert [record["step"] for record in trainer.run.records()][-1] == 6

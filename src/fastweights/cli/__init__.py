@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
+from fastweights.cli.output import lasting_streams
 from fastweights.cli.table import COMMANDS, GROUPS, Command
-from fastweights.errors import UserError, nearest
+from fastweights.errors import UserError, is_out_of_memory, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for an error of the user, 130 after Ctrl-C."""
-    namespace = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return namespace.run(namespace) or 0
-    except UserError as error:
-        print(f"fastweights: {error}", file=sys.stderr)
+    """Run a command and return its exit code: 0, 2 for an error of the user, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: with code 2 for arguments that do not exist or an output that cannot be written, 143 after SIGTERM.
+    """
+    with suppress(ValueError):  # not in the main thread: signals are somebody else's
+        signal.signal(signal.SIGTERM, _terminate)
+    with lasting_streams():
+        namespace = parse(sys.argv[1:] if arguments is None else arguments)
+        try:
+            return namespace.run(namespace) or 0
+        except UserError as error:
+            problem = str(error)
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = (
+                "There is not enough memory; make the batch size, the segments or sequences (task), or the sizes of "
+                "the model (hidden_size, memory_size) smaller."
+            )
+        print(_sentence(problem), end="", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 0
+
+
+def _sentence(problem: str) -> str:
+    """A problem on one line, whatever line feeds its names and paths have."""
+    return f"fastweights: {' '.join(problem.splitlines())}\n"
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -96,7 +121,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"fastweights: {message}; see `{self.prog} --help`.\n")
+        self.exit(2, _sentence(f"{message}; see `{self.prog} --help`."))
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """End with the arguments that do not exist, and the one that is most like the first."""
@@ -104,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
         first = unknown[0].partition("=")[0]
         advice = nearest(first, known) if first.startswith("--") else ""
         advice = f"{advice} See" if advice else "; leave them out, or see"
-        self.exit(2, f"fastweights: unrecognized arguments: {' '.join(unknown)}{advice} `{self.prog} --help`.\n")
+        self.exit(2, _sentence(f"unrecognized arguments: {' '.join(unknown)}{advice} `{self.prog} --help`."))
 
 
 class _Version(argparse.Action):

@@ -11,8 +11,11 @@ from fastweights.errors import UserError
 def maps(args: Namespace) -> None:
     """Draw graphs."""
     from fastweights import recipes, tasks
+    from fastweights.analysis import figures
     from fastweights.analysis.graphs import draw_maps
 
+    _refuse_other_settings(args)
+    figures.check(args.out)
     recipe = recipes.load({"task": {"type": "graph-rl"}}, args.overrides)
     task = tasks.build(recipe.task)
     if not isinstance(task, tasks.GraphRL):
@@ -23,8 +26,10 @@ def maps(args: Namespace) -> None:
 
 def returns(args: Namespace) -> None:
     """Draw returns against episodes."""
+    from fastweights.analysis import figures
     from fastweights.analysis.graphs import draw_returns
 
+    figures.check(args.out)
     draw_returns(args.runs, args.out)
     _written(args)
 
@@ -38,6 +43,7 @@ def walk(args: Namespace) -> None:
 
     if args.seed < 0:
         raise UserError(f"--seed is {args.seed}; give 0 or more.")
+    _refuse_other_settings(args)
     trained = load_model(args.path, args.overrides, trust=args.trust)
     model, task = trained.model, trained.assembly.task
     if not isinstance(task, tasks.GraphRL) or not isinstance(model, ActorCritic):
@@ -47,6 +53,12 @@ def walk(args: Namespace) -> None:
         print_json(found)
     else:
         print(walk_text(found))
+
+
+def _refuse_other_settings(args: Namespace) -> None:
+    for override in args.overrides:
+        if not override.startswith("--task"):
+            raise UserError(f"Graphs are the task's, so only its settings matter here; leave {override} out.")
 
 
 def _written(args: Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from fastweights.cli.output import make_console, print_json
+from fastweights.errors import UserError
 
 
 def recipes(args: Namespace) -> None:
@@ -32,11 +33,13 @@ def recipes(args: Namespace) -> None:
 
 def bench(args: Namespace) -> None:
     """Time the training step, or what the options name."""
-    if args.growth:
-        from fastweights.analysis.figures import new_figure, write
+    if args.growth is not None:
+        from fastweights.analysis import figures
         from fastweights.bench import growth
 
-        write(new_figure(1, 1), args.growth)  # what cannot be drawn or written is refused before minutes of work
+        if args.agent or args.batch_size is not None or args.length is not None:
+            raise UserError("--growth has sizes of its own; leave --agent, --batch-size and --length out.")
+        figures.check(args.growth)
         found = growth.run(args.repeats, make_console(args.json))
         growth.draw(found, args.growth)
         if args.json:

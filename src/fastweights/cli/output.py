@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from fastweights.errors import UserError
 
@@ -13,8 +18,56 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 MOST_THREADS = 1024
+
+
+class LastingStream:
+    """A text stream that stops no program: after its first error, what is written goes nowhere."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream or io.StringIO()  # None where the descriptor was closed
+        self.error: OSError | None = None
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale may know few letters
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _attempt(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self.error = error
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Let neither a full device nor a reader that has gone (`| head`) stop a command: it runs to its end.
+
+    Raises:
+        SystemExit: at the end, with code 2 after one sentence, where standard output could not be written.
+    """
+    before = sys.stdout, sys.stderr
+    output, errors = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    sys.stdout, sys.stderr = output, errors
+    try:
+        yield
+    finally:
+        output.flush()
+        errors.flush()
+        sys.stdout, sys.stderr = before
+        if output.error is not None and output.error.errno != errno.EPIPE:
+            errors.write(f"fastweights: cannot write standard output ({output.error.strerror}); redirect it.\n")
+            raise SystemExit(2)
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastweights.cli.output import make_console, print_json, set_threads
-from fastweights.errors import UserError
 
 if TYPE_CHECKING:
     from fastweights.training.display import ProgressObserver
@@ -45,9 +44,9 @@ def sweep(args: Namespace) -> int:
                 console.print(f"{path} failed: {outcome}")
                 outcome = "failed"
             outcomes[outcome].append(path)
-    except Interrupted:
+    except Interrupted as interrupted:
         console.print("Stopped, all saved. Resume with the same command.")
-        return 130
+        return 128 + interrupted.number
     if args.json:
         print_json(outcomes)
     else:
@@ -58,16 +57,19 @@ def sweep(args: Namespace) -> int:
 
 def report(args: Namespace) -> None:
     """Show a sweep as a table, and write it with its learning curves."""
+    from fastweights.analysis import figures
     from fastweights.analysis import report as reports
+    from fastweights.training.checkpoint import write_atomically
     from fastweights.training.display import as_table
 
+    if args.out is not None:
+        table, *drawings = (Path(f"{args.out}.{ending}") for ending in ("md", "png", "svg"))
+        figures.check(*drawings)
+        figures.check_writable(table)
     rows = reports.collect(args.folder, on_skip=lambda text: print(f"fastweights: {text}", file=sys.stderr))
-    if args.out:
-        reports.draw(rows, f"{args.out}.png", f"{args.out}.svg")
-        try:
-            Path(f"{args.out}.md").write_text(reports.markdown(rows), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{args.out}.md cannot be written ({error.strerror}); give another --out.") from error
+    if args.out is not None:
+        reports.draw(rows, *drawings)
+        write_atomically(table, reports.markdown(rows).encode())
     if args.json:
         print_json([row.to_dict() for row in rows])
         return

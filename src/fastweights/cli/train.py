@@ -53,21 +53,27 @@ def _train(group: Group, args: Namespace) -> int:
         if run is None and group.is_first:  # all that can be refused is: only now there is a folder
             trainer.run.begin({"name": args.recipe, **run_config(assembly, data)})
             stack.callback(trainer.run.unlock)
+            stack.callback(trainer.run.withdraw)
         if args.resume:
+            if group.is_first and not trainer.run.config.exists():
+                trainer.run.write_config({"name": args.recipe, **run_config(assembly, data)})
+                console.print(f"note: {trainer.run.config} was removed, and is restored from the last checkpoint")
+            group.barrier()
             trainer.resume()
-            if args.overrides and group.is_first:
-                trainer.run.write_config(trainer.run.read_config() | {"recipe": recipe.to_dict()})
+            if (args.overrides or args.data) and group.is_first:
+                changed = {"recipe": recipe.to_dict(), "data": data}
+                trainer.run.write_config(trainer.run.read_config() | changed)
         if group.is_first:
             _announce(console, trainer, data, out)
         try:
             metrics = trainer.train()
-        except Interrupted:
+        except Interrupted as interrupted:
             if observer is not None:
                 observer.stop()
                 console.print(
                     f"Stopped after step {trainer.step}, all saved. Resume with: fastweights train --resume --out {out}"
                 )
-            return 130
+            return 128 + interrupted.number
     if group.is_first:
         _show(args, console, trainer, metrics or (trainer.run.records() or [{}])[-1].get("valid", {}), out)
     return 0
@@ -91,8 +97,10 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
     from fastweights.training.runs import RunFolder
     from fastweights.training.trained import refuse_outside_code
 
-    run = RunFolder.open(out)
-    config = run.read_config()
+    run = RunFolder(out)
+    config = _config_of(run, args.data)
+    if args.data is not None and config.get("data") is None:
+        raise UserError(f"{out} was not trained on files; leave --data out.")
     given = {word.partition("=")[0] for word in args.overrides}
     if not given <= {"--training.steps"} or args.seed is not None or args.babi_tasks is not None:
         others = [f"--{name}" for name in ("seed", "babi-tasks") if getattr(args, name.replace("-", "_")) is not None]
@@ -114,6 +122,20 @@ def _resumed_run(args: Namespace, out: str) -> tuple[Recipe, str | None, RunFold
         steps = recipes.load(recipe.to_dict(), args.overrides).training.steps
         recipe = recipes.with_more_steps(recipe, steps)
     return recipe, args.data or config["data"], run  # the directory may have moved
+
+
+def _config_of(run: RunFolder, data: str | None) -> dict[str, Any]:
+    """The configuration of a run; where its file was removed, as the last checkpoint has it."""
+    from fastweights.training import checkpoint
+
+    if run.config.exists() or not run.last.exists():
+        return run.open(run.path).read_config()
+    _, metadata = checkpoint.load(run.last)
+    if metadata.get("generated"):
+        data = None
+    elif data is None:
+        raise UserError(f"{run.config} is missing, and the run was trained on files; give their directory with --data.")
+    return {"recipe": metadata.get("recipe"), "data": data}
 
 
 def _announce(console: Console, trainer: Trainer, data: str | None, out: str) -> None:

@@ -13,7 +13,7 @@ from fastweights.cores.contract import Core, ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.ops.fw_lstm import fast_weight_lstm
 from fastweights.ops.lstm.reference import look_up
-from fastweights.specs import Positive, Size
+from fastweights.specs import Decay, NonNegative, Width
 
 
 class FWLSTMState(NamedTuple):
@@ -32,7 +32,7 @@ class _LayerNormCell(Core):
     input_bias: nn.Parameter
     recurrent_bias: nn.Parameter
 
-    def __init__(self, input_size: int, hidden_size: Size = 50, *, backend: str = "auto"):
+    def __init__(self, input_size: int, hidden_size: Width = 50, *, backend: str = "auto"):
         super().__init__()
         self.input_size, self.output_size, self.backend = input_size, hidden_size, backend
         gates, bound = 4 * hidden_size, 1 / math.sqrt(hidden_size)
@@ -115,10 +115,10 @@ class FastWeightLSTM(_LayerNormCell):
     def __init__(
         self,
         input_size: int,
-        hidden_size: Size = 50,
+        hidden_size: Width = 50,
         *,
-        decay: Positive = 1.0,
-        rate: float = 1.0,
+        decay: Decay = 1.0,
+        rate: NonNegative = 1.0,
         backend: str = "auto",
     ):
         super().__init__(input_size, hidden_size, backend=backend)

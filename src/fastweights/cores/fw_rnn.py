@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from fastweights.cores.contract import Core, ProjectedTokens
 from fastweights.ops.fw_rnn import fast_weight_rnn
 from fastweights.ops.lstm.reference import look_up
-from fastweights.specs import Positive, Size
+from fastweights.specs import Decay, Depth, NonNegative, Width
 
 
 class FWRNNState(NamedTuple):
@@ -48,11 +48,11 @@ class FastWeightRNN(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: Size = 50,
+        hidden_size: Width = 50,
         *,
-        decay: Positive = 0.95,
-        rate: float = 0.5,
-        inner_steps: Size = 1,
+        decay: Decay = 0.95,
+        rate: NonNegative = 0.5,
+        inner_steps: Depth = 1,
         bias: bool = True,
         backend: str = "auto",
     ):

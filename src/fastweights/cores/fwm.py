@@ -25,7 +25,7 @@ from fastweights.ops.fwm.core_step import core_step
 from fastweights.ops.fwm.core_step import is_supported as step_is_supported
 from fastweights.ops.fwm.writes import WriteLog, write_and_read
 from fastweights.ops.tanh import tanh
-from fastweights.specs import Positive, Size
+from fastweights.specs import Depth, Positive, Width
 
 
 class FWMState(NamedTuple):
@@ -72,13 +72,13 @@ class FastWeightMemory(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: Size = 256,
-        memory_size: Size = 32,
-        num_reads: Size = 3,
+        hidden_size: Width = 256,
+        memory_size: Width = 32,
+        num_reads: Depth = 3,
         *,
         slow: CoreSpec | None = None,
-        second_key_size: Size | None = None,
-        value_size: Size | None = None,
+        second_key_size: Width | None = None,
+        value_size: Width | None = None,
         write_scale: Positive = 1.0,
         tanh_first_query: bool = True,
         tanh_queries: bool = True,

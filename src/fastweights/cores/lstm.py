@@ -12,7 +12,7 @@ from torch.nn.functional import dropout, linear
 
 from fastweights.cores.contract import Core, ProjectedTokens, batch_size_of
 from fastweights.ops.lstm import lstm
-from fastweights.specs import Probability, Size
+from fastweights.specs import Depth, Probability, Width
 
 
 class LSTMState(NamedTuple):
@@ -42,7 +42,7 @@ class LSTM(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: Size = 256,
+        hidden_size: Width = 256,
         *,
         forget_bias: float = 1.0,
         second_bias: bool = False,
@@ -129,8 +129,8 @@ class LSTMStack(Core):
     def __init__(
         self,
         input_size: int,
-        hidden_size: Size = 512,
-        num_layers: Size = 4,
+        hidden_size: Width = 512,
+        num_layers: Depth = 4,
         *,
         residual: bool = True,
         layer_dropout: Probability = 0.0,

@@ -136,6 +136,10 @@ class MQARForm:
         """Return the number of tokens in examples, without padding."""
         return len(examples.keys) * self.length
 
+    def memory(self, count: int) -> int:
+        """Return the bytes that `draw` takes at least for so many examples: all tokens, and the times of a chunk."""
+        return count * self.length * np.min_scalar_type(self.vocabulary_size - 1).itemsize + CHUNK * self.slots * 16
+
 
 def _draw_distinct(rng: np.random.Generator, low: int, high: int, shape: tuple[int, int]) -> np.ndarray:
     """Draw integers from low to high - 1 that are different within an example, by redraws of duplicates."""

@@ -65,6 +65,9 @@ class Form(Hashable, Protocol):
     def token_count(self, examples: Any) -> int:
         """Return the number of tokens in examples, without padding."""
 
+    def memory(self, count: int) -> int:
+        """Return the bytes that `draw` takes at least for so many examples."""
+
 
 def take(examples: Examples, numbers: np.ndarray) -> Examples:
     """Return the examples with these numbers `[B]`.
@@ -154,3 +157,7 @@ class ARTForm:
     def token_count(self, examples: ARTExamples) -> int:
         """Return the number of tokens in examples, without padding."""
         return int((2 * self.pairs + 2 + self.queries + examples.delays).sum())
+
+    def memory(self, count: int) -> int:
+        """Return the bytes that `draw` takes at least for so many examples: their keys' order and its draws."""
+        return count * self.keys * 16

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+STORIES_TRIED = 1_000  # for one with a question that may be asked
+
 
 class StorySource(Protocol):
     """Stories by global index; a finite source raises IndexError after its last story, like a list."""
@@ -102,6 +104,12 @@ class GeneratedStories:
         self._cumulative_weights = list(itertools.accumulate(_proportions(self._babi_tasks, weights)))
         self._generate = generate_story
         self._held_out = held_out
+        for babi_task in self._babi_tasks if held_out else ():
+            if not any(self._filtered(babi_task, index) for index in range(STORIES_TRIED)):
+                raise UserError(
+                    f"None of {STORIES_TRIED:,} stories of bAbI task {babi_task} has a question outside the held-out "
+                    f"combinations, {held_out:.2%} of all; make task.held_out smaller."
+                )
         # Resumed streams read stories again; generation costs far more than the cache.
         self._story = lru_cache(maxsize=256)(self._generate_encoded)
 
@@ -119,11 +127,14 @@ class GeneratedStories:
         babi_task = self.babi_task(index)
         # A story without any question left is replaced by one with an index of its own.
         for attempt in itertools.count():
-            story = self._generate(babi_task, self._seed, index + (attempt << 48), self._sizes)
-            filtered = filter_questions(story, False, self._held_out) if self._held_out else story
-            if filtered is not None:
-                return encode(filtered)
+            story = self._filtered(babi_task, index + (attempt << 48))
+            if story is not None:
+                return encode(story)
         raise AssertionError("unreachable")
+
+    def _filtered(self, babi_task: int, index: int) -> Story | None:
+        story = self._generate(babi_task, self._seed, index, self._sizes)
+        return filter_questions(story, False, self._held_out) if self._held_out else story
 
 
 def shuffled(items: Sequence[Item], seed: int = 0) -> list[Item]:

@@ -61,6 +61,11 @@ class Rules:
         """Size of goal, state, previous action or none, constant 1, progress and return: 17 in the paper."""
         return 2 * self.states + self.actions + 4
 
+    @property
+    def timer_values(self) -> int:
+        """Number of values that the timer can have in an episode, which may end before the patience does."""
+        return min(self.patience, self.steps + 1)
+
 
 def check_size(states: int, actions: int) -> None:
     """Check that there are graphs of this size.
@@ -157,7 +162,7 @@ def expected_return(transitions: NDArray, rules: Rules, policy: str) -> NDArray[
     graph, state = np.arange(len(transitions))[:, None, None], np.arange(rules.states)
     arrives = (transitions[..., None] == state)[..., None]  # [N, S, A, goal, 1]
     penalty = PENALTY * (transitions == state[:, None])[..., None, None]
-    value = np.zeros((len(transitions), rules.states, rules.states, rules.patience))  # [N, state, goal, timer]
+    value = np.zeros((len(transitions), rules.states, rules.states, rules.timer_values))  # [N, state, goal, timer]
     for _ in range(rules.steps):
         by_goal = (value * apart[..., None]).sum(1) / (rules.states - 1)  # [N, goal, timer], over the agent's states
         after_reset = next_goals @ by_goal  # [N, previous goal, timer]

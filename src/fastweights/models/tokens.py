@@ -11,7 +11,7 @@ from torch.nn.functional import dropout
 from fastweights import cores
 from fastweights.cores.contract import Core, CoreSpec, Losses, ProjectedTokens, call_core, select_positions
 from fastweights.models.contract import Model
-from fastweights.specs import Probability, Size
+from fastweights.specs import Probability, Width
 
 
 class TokenModel(Model):
@@ -103,10 +103,10 @@ def token_model(
     vocabulary_size: int,
     *,
     core: CoreSpec = "fwm",
-    embedding_size: Size = 256,
+    embedding_size: Width = 256,
     token_dropout: Probability = 0.0,
     embedding_dropout: Probability = 0.0,
-    head_size: Size | None = None,
+    head_size: Width | None = None,
 ) -> TokenModel:
     """Build a token model from a recipe's spec.
 

@@ -20,7 +20,7 @@ from fastweights.errors import UserError
 from fastweights.models import ActorCritic, actor_critic
 from fastweights.objectives.contract import Metric, Objective, Step, Sums, bar
 from fastweights.objectives.tokens import added_metrics, added_sums
-from fastweights.specs import Fraction
+from fastweights.specs import Fraction, NonNegative
 from fastweights.tasks import EnvironmentTask, Spaces
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ class A2C(Objective[EnvironmentTask, Spaces, ActorCritic]):
     episodic = True
     model_builder: ClassVar[Callable[..., ActorCritic]] = staticmethod(actor_critic)
 
-    def __init__(self, *, discount: Fraction = 0.9, value_weight: float = 0.1, entropy_weight: float = 0.03):
+    def __init__(
+        self, *, discount: Fraction = 0.9, value_weight: NonNegative = 0.1, entropy_weight: NonNegative = 0.03
+    ):
         self.discount, self.value_weight, self.entropy_weight = discount, value_weight, entropy_weight
         self._environments: VectorEnv | None = None
 

@@ -14,7 +14,8 @@ from fastweights import specs
 from fastweights.cores import CORES
 from fastweights.errors import UserError, nearest
 from fastweights.objectives import OBJECTIVES
-from fastweights.recipes.assembly import Assembly, assemble, load_interface, model_size, parts_of, size
+from fastweights.recipes.assembly import Assembly, assemble, load_interface, parts_of, size
+from fastweights.recipes.memory import model_size
 from fastweights.recipes.options import EarlyStopping, Recipe, TrainingOptions, WeightAverage
 from fastweights.recipes.yaml import parse, read
 from fastweights.tasks import TASKS

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 
 from fastweights import specs, tasks
-from fastweights.cores import CORES, Core, state_size
+from fastweights.cores import CORES, Core
 from fastweights.errors import UserError, reason
 from fastweights.models import Model
 from fastweights.objectives import OBJECTIVES, Objective
+from fastweights.recipes import memory
+from fastweights.recipes.memory import model_size
 from fastweights.recipes.options import Recipe, Spec
 from fastweights.tasks import Interface, Task
 from fastweights.tasks.contract import interface_from_dict
@@ -33,34 +35,45 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
     Args:
         recipe: the recipe.
         data: the directory of the task's files, or None for generated data.
-        interface: that of a trained model; None for the task's own.
+        interface: that of a trained model, which is not trained further; None for the task's own.
 
     Raises:
-        UserError: where a part cannot be built or parts do not fit.
+        UserError: where a part cannot be built, parts do not fit, or they take more memory than there is.
     """
-    assembly = _build(recipe, data, interface)
-    example = assembly.objective.example(assembly.interface)
+    training = recipe.training if interface is None else None
+    task, objective, interface = _parts(recipe, data, interface)
+    try:
+        planned = _without_weights(recipe, objective, interface)
+    except UserError:
+        pass  # refused below as well, unless it is a core of the user's own that needs its weights
+    else:
+        memory.check(task, planned, training)
+    torch.manual_seed(recipe.training.seed)
+    model = objective.build_model(recipe.model, interface)
+    objective.check_core(task, model.core)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            assembly.model(example)  # some options are checked only by the first call
+            model(objective.example(interface))  # some options are checked only by the first call
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"The recipe's model cannot be called ({reason(error)}); change its options.") from error
-    return assembly
+    return Assembly(recipe, task, objective, interface, model)
 
 
-def _build(recipe: Recipe, data: str | None, interface: Interface | None) -> Assembly:
+def _parts(recipe: Recipe, data: str | None, interface: Interface | None) -> tuple[Task, Objective, Interface]:
     task = tasks.build(recipe.task)
     objective = OBJECTIVES.build(_objective_spec(recipe, task))
     objective.check_task(task)
     _check_target(recipe, objective)
     if interface is None:
-        interface = task.prepare(data)
-    else:
-        task.restore(interface)
-    torch.manual_seed(recipe.training.seed)
-    model = objective.build_model(recipe.model, interface)
-    objective.check_core(task, model.core)
-    return Assembly(recipe, task, objective, interface, model)
+        return task, objective, task.prepare(data)
+    task.restore(interface)
+    return task, objective, interface
+
+
+def _without_weights(recipe: Recipe, objective: Objective, interface: Interface) -> Model:
+    """The model on the meta device, where no weight is stored or drawn."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return objective.build_model(recipe.model, interface)
 
 
 def _check_target(recipe: Recipe, objective: Objective) -> None:
@@ -88,11 +101,6 @@ def load_interface(values: Mapping[str, Any]) -> Interface:
     return interface_from_dict(dict(values["interface"]))
 
 
-def model_size(model: Model) -> tuple[int, int]:
-    """The number of a model's weights, and of the elements in one row's state."""
-    return sum(parameter.numel() for parameter in model.parameters()), state_size(model.core)
-
-
 def size(recipe: Recipe) -> tuple[int, int]:
     """As `model_size`, for a recipe whose weights are not made.
 
@@ -100,8 +108,8 @@ def size(recipe: Recipe) -> tuple[int, int]:
     >>> size(recipes.load("catbabi-qa/fwm"))
     (683745, 33280)
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return model_size(_build(recipe, None, None).model)
+    _, objective, interface = _parts(recipe, None, None)
+    return model_size(_without_weights(recipe, objective, interface))
 
 
 def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,8 @@ from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
 from fastweights.specs import Count, Probability, Size
 from fastweights.tasks.contract import Batch, SequenceTask
+
+LARGEST_SPLIT = 3_000_000  # lines that are generated before the first step, in about a minute
 
 
 class CatBabi(SequenceTask):
@@ -58,6 +61,12 @@ class CatBabi(SequenceTask):
         self.sizes = StorySizes(people, places, objects, questions, statements, distractors)
         every = tuple(range(1, babi.BABI_TASK_COUNT + 1))
         self.babi_tasks = every if babi_tasks == "all" else babi.parse_babi_tasks(str(babi_tasks))
+        lines = validation_stories * len(self.babi_tasks) * self.sizes.lines
+        if lines > LARGEST_SPLIT:
+            raise ValueError(
+                f"validation would have {lines:,} lines or more, which are generated before the first step; make "
+                f"validation_stories smaller, for at most {LARGEST_SPLIT:,} lines"
+            )
 
     def prepare(self, data: str | None) -> Vocabulary:
         """The vocabulary, which is the same for all stories."""
@@ -66,6 +75,10 @@ class CatBabi(SequenceTask):
     def group_names(self) -> dict[int, str]:
         """bAbI's names of its tasks."""
         return dict(enumerate(babi.BABI_TASK_NAMES, 1))
+
+    def files(self, data: str | None) -> list[Path]:
+        names = [babi.file_name(task, split) for split in ("train", "valid") for task in self.babi_tasks]
+        return [] if data is None else [Path(data) / name for name in names]
 
     def describe(self, data: str | None) -> str:
         origin = "endless generated stories" if data is None else f"the stories in {data}"
@@ -118,7 +131,16 @@ class CatBabi(SequenceTask):
         return {"stories": len(stories), "tokens": sum(len(babi.words(story)) + 1 for story in stories)}
 
     def _part(self, stories: list[babi.Story], held_out: bool) -> list[babi.Story]:
-        return list(filter_stories(stories, held_out, self.held_out)) if self.held_out else stories
+        if not self.held_out:
+            return stories
+        part = list(filter_stories(stories, held_out, self.held_out))
+        if not part:
+            kind, change = ("held-out", "larger") if held_out else ("other", "smaller")
+            raise UserError(
+                f"No question of these {len(stories):,} stories concerns {kind} combinations of names; make "
+                f"task.held_out {change}, or give more stories."
+            )
+        return part
 
 
 @lru_cache(maxsize=4)

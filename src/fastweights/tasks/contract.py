@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
@@ -134,6 +135,10 @@ class Task(ABC):
             UserError: where files are missing or the task takes none.
         """
 
+    def files(self, data: str | None) -> list[Path]:
+        """The files in the directory that training and validation read; none for generated data."""
+        return []
+
     def restore(self, interface: Interface) -> None:
         """Take the interface of a trained model in place of `prepare`'s.
 
@@ -151,6 +156,10 @@ class Task(ABC):
     def describe(self, data: str | None) -> str:
         """One line that says what the data are."""
 
+    def memory(self) -> int:
+        """Bytes that the generated data take at least, before the first step; 0 where that is not known."""
+        return 0
+
 
 class SequenceTask(Task):
     """The base of tasks on token sequences."""
@@ -159,6 +168,8 @@ class SequenceTask(Task):
     required_arguments = ("mask",)
     carries_state: ClassVar[bool] = False
     """Whether a row goes on from batch to batch; if not, each batch starts from the initial state."""
+    segment_length: int = 1
+    """Tokens of a row in each batch, at least; the estimate of memory takes it."""
 
     @abstractmethod
     def training_batches(self, data: str | None, batch_size: int, seed: int, shard: slice = slice(None)) -> Source:

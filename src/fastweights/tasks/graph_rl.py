@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Le
 
 from fastweights.environments.graphs import Rules, expected_return
 from fastweights.errors import UserError
@@ -11,6 +13,8 @@ from fastweights.tasks.contract import EnvironmentTask, Spaces, refuse_data
 
 if TYPE_CHECKING:
     from fastweights.environments.graph_env import GraphVectorEnv
+
+SAMPLING = "all graphs are sampled before the first step"
 
 
 class GraphRL(EnvironmentTask):
@@ -32,11 +36,11 @@ class GraphRL(EnvironmentTask):
         self,
         *,
         variant: Literal["paper", "as-published"] = "paper",
-        states: Size = 5,
-        actions: Size = 3,
+        states: Annotated[Size, Le(32), SAMPLING] = 5,
+        actions: Annotated[Size, Le(32), SAMPLING] = 3,
         steps: Size = 30,
         patience: Size = 6,
-        graphs: Size = 600,
+        graphs: Annotated[Size, Le(10_000), SAMPLING] = 600,
         graph_seed: Seed = 666,
     ):
         self.rules = Rules(states, actions, steps, patience, variant)
@@ -65,6 +69,9 @@ class GraphRL(EnvironmentTask):
             return GraphVectorEnv(count, split, self.graphs, self.graph_seed, **vars(self.rules))
         except ValueError as error:
             raise UserError(f"The graphs cannot be made: {error}.") from error
+
+    def memory(self) -> int:
+        return 8 * self.graphs * self.rules.states**2 * self.rules.timer_values  # the values of `expected_return`
 
     def bounds(self, split: str) -> dict[str, float]:
         """The expected returns on a split's graphs: of a random policy, and of an agent that knows the map."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Le
 
 from fastweights.data.mqar import MQARForm
 from fastweights.data.retrieval import ARTForm, Form, take
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
-from fastweights.specs import Count, Positive, Size
+from fastweights.specs import Count, Positive, Size, VocabularySize
 from fastweights.tasks.contract import Batch, SequenceTask
 
 LONGEST_DELAY = 1_000_000  # tokens of a sequence, far more than memory holds
@@ -62,6 +63,9 @@ class RetrievalTask(SequenceTask):
         examples = self._draw(split)
         return {"sequences": self.examples[split], "tokens": self.form.token_count(examples)}
 
+    def memory(self) -> int:
+        return self.form.memory(max(self.examples.values()))
+
     def _draw(self, split: str, seed: int = 0) -> Any:
         return _draw(self.form, self.examples[split], split, seed)
 
@@ -100,8 +104,8 @@ class Retrieval(RetrievalTask):
         mode: Literal["art", "mart", "multi-query-art"] = "art",
         pairs: Size = 8,
         queries: Count = 0,
-        keys: Size = 26,
-        values: Size = 10,
+        keys: VocabularySize = 26,
+        values: VocabularySize = 10,
         delay: str | int = "0",
         segment_length: Count = 0,
         examples: Size = 100_000,
@@ -132,7 +136,7 @@ def _refuse_data(data: str | None) -> None:
 
 def _delays(text: str) -> tuple[int, int]:
     """The shortest and the longest delay of "4" or "0-8"."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text, re.ASCII)
     shortest, longest = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if longest > LONGEST_DELAY:
         raise ValueError(f'delay is "{text}"; it must be at most {LONGEST_DELAY:,} tokens')
@@ -150,7 +154,7 @@ class MQAR(RetrievalTask):
         vocabulary_size: V; the lower half are keys, the upper half values.
         length: T, tokens of a sequence, an even number of at least 4 · pairs.
         pairs: pairs of a key and a value.
-        power_a: exponent of the power law of the distances; 1.0 is uniform.
+        power_a: exponent of the power law of the distances; 1.0 is uniform, above 1 favours long ones.
         random_non_queries: fill the other positions with random tokens, not with token 0.
         examples: sequences of the training split, in another order each epoch.
         validation_examples: sequences of the validation split.
@@ -160,10 +164,10 @@ class MQAR(RetrievalTask):
     def __init__(
         self,
         *,
-        vocabulary_size: Size = 8192,
+        vocabulary_size: VocabularySize = 8192,
         length: Size = 64,
         pairs: Size = 4,
-        power_a: Positive = 0.01,
+        power_a: Annotated[Positive, Le(10)] = 0.01,
         random_non_queries: bool = True,
         examples: Size = 100_000,
         validation_examples: Size = 3_000,

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 
 _METADATA_KEY = "fastweights"
 _DIGEST_KEY = "sha256"
@@ -72,7 +72,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error}); choose another checkpoint") from error
+        raise UserError(f"cannot read {path} ({error.strerror or error}); choose another checkpoint") from error
     if not isinstance(given, str) or _digest(content, given) != given:
         raise UserError(f"{path} is damaged: its bytes are not those that were saved; choose another checkpoint")
     return safetensors.torch.load(content), metadata
@@ -197,9 +197,9 @@ def _read_header(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}; check the path") from error
     except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); choose another checkpoint") from error
+        raise UserError(f"{path} is no whole safetensors file ({reason(error)}); choose another checkpoint") from error
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error}); choose another checkpoint") from error
+        raise UserError(f"cannot read {path} ({error.strerror or error}); choose another checkpoint") from error
     except (KeyError, ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):

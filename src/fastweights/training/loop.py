@@ -6,6 +6,7 @@ state, running sums), so a resumed run continues bit for bit.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import time
@@ -24,6 +25,7 @@ from fastweights.errors import UserError
 from fastweights.objectives import Objective, Step, Sums
 from fastweights.ops import cpu
 from fastweights.recipes import Assembly
+from fastweights.tasks import Task
 from fastweights.training import checkpoint
 from fastweights.training.allocator import keep_freed_blocks
 from fastweights.training.optimization import Optimization
@@ -31,7 +33,11 @@ from fastweights.training.runs import RunFolder
 
 
 class Interrupted(Exception):
-    """The user stopped the training; everything is saved."""
+    """A signal, by its number, stopped the training; everything is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 @dataclass
@@ -65,9 +71,24 @@ def run_config(assembly: Assembly, data: str | None) -> dict[str, Any]:
     return {
         "recipe": assembly.recipe.to_dict(),
         "data": data,
+        "files_sha256": files_digest(assembly.task, data),
         "interface": assembly.interface.to_dict(),
         "headline": assembly.objective.headline._asdict(),
     }
+
+
+def files_digest(task: Task, data: str | None) -> str | None:
+    """The SHA-256 of the files that a task reads, or None where it reads none.
+
+    Raises:
+        UserError: where one cannot be read.
+    """
+    files = task.files(data)
+    try:
+        digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename} ({error.strerror}); check --data.") from error
+    return hashlib.sha256(b"".join(digests)).hexdigest() if files else None
 
 
 class Trainer:
@@ -111,6 +132,7 @@ class Trainer:
         self.best: float | None = None
         self.stopped_early = False
         self.sums, self.count = Sums(), 0
+        self.recorded = False
 
     @property
     def finished(self) -> bool:
@@ -138,11 +160,11 @@ class Trainer:
                     since = self._report(since)
                 if validates := self.step % options.evaluate_every == 0 or last:
                     metrics = self._validate()
-                interrupted = bool(self.group.all_reduce_max(stop.requested))  # all stop after the same step
+                interrupted = int(self.group.all_reduce_max(stop.requested))  # all stop after the same step
                 if last or interrupted or self.stopped_early or self._saves(validates):
                     self.save()
                 if interrupted:
-                    raise Interrupted
+                    raise Interrupted(interrupted)
                 if validates:
                     since = time.perf_counter()
         return metrics
@@ -191,7 +213,7 @@ class Trainer:
         if self.group.is_first:
             seconds, unit = now - since, self.objective.unit
             timing = {"seconds": seconds, unit: count, f"{unit}_per_s": count / seconds}
-            self.run.record({"step": self.step, "train": self.objective.metrics(sums)}, timing)
+            self._record({"step": self.step, "train": self.objective.metrics(sums)}, timing)
         return now
 
     def _validate(self) -> dict[str, Any]:
@@ -226,9 +248,16 @@ class Trainer:
             if self.state is not None:  # the state of the first row, from which evaluations start
                 tensors["state"] = state_to_dict(map_state(lambda tensor: tensor[:1], self.state))
             checkpoint.save(self.run.best, checkpoint.flatten(tensors), self._metadata() | {"valid": metrics})
-        self.run.record({"step": self.step, "valid": metrics})
+        self._record({"step": self.step, "valid": metrics})
         self.observer.validation(self.step, metrics, is_best)
         return metrics, is_best
+
+    def _record(self, metrics: dict[str, Any], timing: dict[str, Any] | None = None) -> None:
+        """Record metrics; a note says where earlier records were removed."""
+        if self.recorded and not self.run.metrics.exists():
+            self.observer.note(f"{self.run.metrics} was removed: its records begin again at step {self.step}")
+        self.run.record(metrics, timing)
+        self.recorded = True
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -263,13 +292,16 @@ class Trainer:
             "cursor": self.source.state_dict(),
         }
         checkpoint.save(self.run.last, checkpoint.flatten(tensors), metadata)
+        if self.run.restore_config():
+            self.observer.note(f"{self.run.config} was removed, and is written again")
 
     def resume(self) -> None:
         """Continue from the run's last checkpoint, or from the start where there is none yet.
 
         Raises:
-            UserError: where the checkpoint is of another recipe, or no run can continue from it.
+            UserError: where the checkpoint is of another recipe, no run can continue from it, or the files changed.
         """
+        self._check_files()
         if not self.run.last.exists():
             first_save = self.options.save_every or self.options.evaluate_every
             if any(record["step"] > first_save for record in self.run.records()):
@@ -303,11 +335,23 @@ class Trainer:
         self.sums.load_state_dict(metadata["sums"])
         self.count = metadata["count"]
         self.run.truncate_records(self.step)
+        self.recorded = self.step >= min(self.options.report_every, self.options.evaluate_every)
         for key, value in self._environment().items():
             if metadata.get(key) != value:
                 self.observer.note(
                     f"saved with {key} {metadata.get(key)}, resumed with {value}: results may differ in the last digits"
                 )
+
+    def _check_files(self) -> None:
+        digest, config = files_digest(self.task, self.data), self.run.read_config()
+        if digest is not None and "files_sha256" not in config:
+            self.observer.note(f"{self.run.config} has no digest of the files in {self.data}: they may have changed")
+        elif digest != config.get("files_sha256"):
+            found = "generated data" if self.data is None else f"the files in {self.data} as they are now"
+            raise UserError(
+                f"{self.run.path} was trained on other data than {found}; give its own with --data, or train with "
+                "another --out."
+            )
 
     def _restore_random(self, random: Mapping[str, Tensor]) -> None:
         """Restore the generators of this process; a process that was not there keeps its own."""
@@ -329,7 +373,10 @@ class Trainer:
 
     def _advice(self) -> str:
         saved = f"The checkpoint of an earlier step is in {self.run.path}: lower" if self.run.last.exists() else "Lower"
-        return f"{saved} training.learning_rate or set training.clip_norm, and train again."
+        return (
+            f"{saved} training.learning_rate, or what else in the recipe is very large, or set training.clip_norm, and "
+            "train again."
+        )
 
     def _explain_non_finite(self, item: Any, result: Step) -> UserError:
         """Find the first tensor that is not finite when the step runs again, and save its inputs."""
@@ -378,7 +425,8 @@ def first_non_finite(model: nn.Module, state: Any, forward: Callable[[], Any]) -
 
 
 class _Stop:
-    requested = False
+    requested = 0
+    """The number of the signal that requests it."""
 
 
 @contextmanager
@@ -389,7 +437,7 @@ def _deferred_signals() -> Iterator[_Stop]:
     def request(number: int, frame: Any) -> None:
         if stop.requested:
             raise KeyboardInterrupt
-        stop.requested = True
+        stop.requested = number
 
     previous: dict[signal.Signals, Any] = {}
     try:

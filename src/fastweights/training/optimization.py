@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from fastweights import specs
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.recipes.options import TrainingOptions
 from fastweights.specs import Registry
 
@@ -70,11 +70,19 @@ class Optimization:
         settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else {"type": "adam", **spec}
         if "lr" in settings:
             raise UserError("training.optimizer has lr; set training.learning_rate instead.")
+        if settings.get("maximize"):
+            raise UserError("training.optimizer has maximize, and a loss is made small; leave it out.")
         known = specs.options_of(OPTIMIZERS.find(settings.get("type")), skip=1)
         if "lr" in known:
             settings["lr"] = self.options.learning_rate
         if "fused" in known and not (settings.get("foreach") or settings.get("differentiable")):
             settings.setdefault("fused", True)
+        trial = nn.Parameter(torch.zeros(2, 2))
+        trial.grad = torch.zeros_like(trial)
+        try:
+            OPTIMIZERS.build(settings, [trial]).step()  # some options are checked only here
+        except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"training.optimizer cannot make a step ({reason(error)}); change its options.") from error
         return OPTIMIZERS.build(settings, self.parameters)
 
     def step(self, step: int, lr_scale: float = 1.0) -> Tensor:

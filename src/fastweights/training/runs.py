@@ -15,7 +15,7 @@ from typing import Any, Self
 import yaml
 from filelock import FileLock, Timeout
 
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.training.checkpoint import unwritable, write_atomically
 
 
@@ -41,6 +41,7 @@ class RunFolder:
         self.last = self.path / "last.safetensors"
         self._lock_path = self.path / "lock"
         self._lock = FileLock(self._lock_path)
+        self._content: bytes | None = None  # of the configuration, as it was last read or written
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> Self:
@@ -67,9 +68,16 @@ class RunFolder:
         try:
             self._refuse_a_second_run()
             write_atomically(self.config, content)
+            self._content = content
         except BaseException:
             self.unlock()
             raise
+
+    def withdraw(self) -> None:
+        """Undo `begin` where nothing was recorded or saved, so that the folder can hold another run."""
+        self._require_lock()
+        if not any(file.exists() for file in (self.last, self.best, self.metrics)):
+            self.config.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -126,10 +134,10 @@ class RunFolder:
             UserError: where it cannot be read.
         """
         try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            self._content = self.config.read_bytes()
+            config = yaml.safe_load(self._content.decode())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot read {self.config} ({reason}); mend it or choose another run") from error
+            raise UserError(f"cannot read {self.config} ({reason(error)}); mend it or choose another run") from error
         if not isinstance(config, dict):
             raise UserError(f"{self.config} holds no settings; mend it or choose another run")
         return config
@@ -137,7 +145,16 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Replace the configuration."""
         self._require_lock()
-        write_atomically(self.config, _to_yaml(config))
+        self._content = _to_yaml(config)
+        write_atomically(self.config, self._content)
+
+    def restore_config(self) -> bool:
+        """Write the configuration again where its file was removed on the way, and say whether it was."""
+        self._require_lock()
+        if self._content is None or self.config.exists():
+            return False
+        write_atomically(self.config, self._content)
+        return True
 
     def record(self, metrics: dict[str, Any], timing: dict[str, Any] | None = None) -> None:
         """Append the metrics of a step, and apart from them its timings; NaN and infinity become null.

@@ -6,12 +6,16 @@ command, on any machines with the folder on a shared filesystem, divide the runs
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from fastweights import recipes
 from fastweights.errors import UserError
@@ -23,6 +27,7 @@ from fastweights.training.runs import InUse, RunFolder
 from fastweights.training.trained import load_model
 
 SEED = "training.seed"
+LONGEST_NAME = 100  # characters of a folder's name, of the 255 bytes that file systems allow
 
 
 class Point(NamedTuple):
@@ -34,35 +39,60 @@ class Point(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """Where its run folder is: `folder/art/fw-lstm/pairs=8,seed=0`."""
-        parts = [f"{key.rpartition('.')[2]}={value.replace('/', '_')}" for key, value in self.settings.items()]
-        return folder / self.name / (",".join(parts) or "run")
+        text = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.settings.items())
+        return folder / self.name / folder_name(text or "run", json.dumps(self.settings))
+
+
+def folder_name(text: str, identity: str) -> str:
+    """The text where it is a short name; else its beginning, without what means something in a path, and a digest.
+
+    >>> folder_name("pairs=8,seed=0", ""), folder_name("x=../../y", '{"x": "../../y"}')
+    ('pairs=8,seed=0', 'x=_y-a15853a41f08')
+    """
+    plain = "[A-Za-z0-9_=,+-]+"
+    if len(text) <= LONGEST_NAME and re.fullmatch(rf"{plain}(\.{plain})*", text):
+        return text
+    words = "_".join(re.findall(plain, text))
+    return f"{words[:LONGEST_NAME]}-{hashlib.sha256(identity.encode(errors='replace')).hexdigest()[:12]}"
 
 
 def points(names: Sequence[str], over: Sequence[str], overrides: Sequence[str]) -> list[Point]:
     """Every recipe with every combination of the values in `over`, `["task.pairs=8,16", "training.seed=0,1"]`.
 
     Raises:
-        UserError: where a recipe or a key does not exist, or a value is given twice.
+        UserError: where a recipe or a key does not exist, a run is there twice, or a setting replaces another one.
     """
     axes = dict(_axis(text) for text in over)
     if len(axes) < len(over):
         raise UserError("A setting stands in more than one --over; give all its values in one.")
+    fixed = [override.removeprefix("--").partition("=")[0] for override in overrides]
+    for axis in axes:
+        for key in fixed:
+            if f"{key}.".startswith(f"{axis}."):
+                raise UserError(f"--over {axis} replaces --{key}; leave one of them out.")
     found = []
     for name, values in itertools.product(names, itertools.product(*axes.values())):
         settings = dict(zip(axes, values, strict=True))
         recipe = recipes.load(name, [*overrides, *(f"--{key}={value}" for key, value in settings.items())])
-        found.append(Point(Path(name).stem if name.endswith((".yaml", ".yml")) else name, settings, recipe))
-    paths = [point.path(Path()) for point in found]
-    if len(set(paths)) < len(paths):
-        raise UserError("Two runs of the sweep would share a folder; give each recipe and each value once.")
+        folder = folder_name(Path(name).stem, name) if name.endswith((".yaml", ".yml")) else name
+        found.append(Point(folder, settings, recipe))
+    runs = {json.dumps([point.name, point.recipe.to_dict()], default=str) for point in found}
+    if len(runs) < len(found) or len({point.path(Path()) for point in found}) < len(found):
+        raise UserError("Two runs of the sweep would be the same or share a folder; give each recipe and value once.")
     return found
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
-    key, equals, values = text.partition("=")
-    if not (key and equals and all(values.split(","))):
+    """The key and the values of `task.pairs=8,16`; commas inside brackets and quotes belong to a value."""
+    key, _, values = text.partition("=")
+    try:
+        nodes = yaml.compose(f"[{values}]", yaml.SafeLoader).value
+    except (yaml.YAMLError, RecursionError):
+        nodes = []
+    found = [values[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes]
+    if not (key and found and all(found)) or values.rstrip().endswith(","):
         raise UserError(f'"{text}" is no setting with values; write for example --over task.pairs=8,16.')
-    return key.removeprefix("--"), values.split(",")
+    return key.removeprefix("--"), found
 
 
 def run(
@@ -118,12 +148,18 @@ def is_finished(run: RunFolder, recipe: Recipe, tests: bool) -> bool:
     if not run.last.exists() or (tests and not (run.path / "test.json").exists()):
         return False
     saved = checkpoint.read_metadata(run.last)
-    return bool(saved.get("stopped_early")) or saved["step"] >= recipe.training.steps
+    return bool(saved.get("stopped_early")) or saved.get("step") == recipe.training.steps
 
 
 def evaluate_test_split(run: RunFolder, trainer: Trainer) -> None:
-    """Evaluate a run's best model on the test split, and save the metrics in the run's folder."""
-    model, state, metadata, _ = load_model(run.best, trust=True)  # this process has just trained it
+    """Evaluate a run's best model on the test split, and save the metrics in the run's folder.
+
+    Raises:
+        UserError: where the best model is of another recipe.
+    """
+    if checkpoint.read_metadata(run.best).get("recipe") != json.loads(json.dumps(trainer.recipe.to_dict())):
+        raise UserError(f"{run.best} was saved by another recipe than {run.config}; remove {run.path} and train again.")
+    model, state, metadata, _ = load_model(run.best, trust=True)  # its recipe is the one that this sweep names
     metrics = trainer.objective.evaluate(
         model, trainer.task, trainer.data, "test", trainer.options.eval_batch_size, state
     )

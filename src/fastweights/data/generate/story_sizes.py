@@ -13,6 +13,9 @@ ALL_PLACES = NAMES["place"]
 ALL_OBJECTS = ("apple", "football", "milk", "pajamas", "box", "chest", "container", "suitcase", "chocolate")
 
 
+LONGEST_STORY = 2_000  # lines
+
+
 @dataclass(frozen=True)
 class StorySizes:
     """Sizes of a generated story of bAbI tasks 1–3 and 5–14; None: the size in bAbI.
@@ -43,6 +46,16 @@ class StorySizes:
                 raise UserError(
                     f"{field.name} is {value!r}, but a story needs a whole number of at least {minimum[field.name]}."
                 )
+        if self.lines > LONGEST_STORY:
+            raise UserError(
+                f"A story would have {self.lines:,} lines or more, and every row of a batch holds one from the first "
+                f"step on; make questions, statements or distractors smaller, for at most {LONGEST_STORY:,} lines."
+            )
+
+    @property
+    def lines(self) -> int:
+        """The least number of lines of a story of these sizes."""
+        return self.questions * (self.statements + self.distractors + 1)
 
 
 BABI_SIZES = StorySizes()
