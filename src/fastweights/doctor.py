@@ -34,6 +34,7 @@ def report() -> dict[str, Any]:
         "devices": {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()},
         "kernels": _kernels(),
         "backends": _backends(),
+        "products": _products(),
     }
     return {**found, "advice": advice(found)}
 
@@ -84,6 +85,7 @@ def text(found: dict[str, Any]) -> RenderableType:
         "features": "unknown" if features is None else ", ".join(features) or "none that matter",
         "torch uses": processor["capability"],
         "kernels use": found["kernels"]["instruction_set"] or "not installed",
+        "products": found["products"] or "unknown",
         "threads": f"{threads['torch']} (OMP_NUM_THREADS {'not set' if setting is None else setting})",
         "memory": "unknown" if memory is None else f"{memory:.1f} GB",
         "devices": ", ".join(["cpu", *(name for name, available in found["devices"].items() if available)]),
@@ -143,6 +145,15 @@ def _backends() -> dict[str, list[dict[str, Any]]]:
 
     ops = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn}
     return {name: explain(name, op.BACKENDS) for name, op in ops.items()}
+
+
+def _products() -> str | None:
+    """The library that multiplies large matrices."""
+    if _is_old(torch.__version__):
+        return None
+    from fastweights.ops.products import library
+
+    return library()
 
 
 def _is_old(torch_version: str | None) -> bool:

@@ -49,8 +49,10 @@ def check_writable(path: Path) -> None:
     is_new = not path.exists()
     try:
         path.open("ab").close()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise unwritable(path, error) from error
+    except ValueError as error:
+        raise UserError(f"The figure {path} cannot be written ({reason(error)}); give another path.") from error
     if is_new:
         path.unlink()
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from fastweights.cores.contract import Core, ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.ops.fw_lstm import fast_weight_lstm
 from fastweights.ops.lstm.reference import look_up
+from fastweights.ops.products import linear
 from fastweights.specs import Decay, NonNegative, Width
 
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from fastweights.cores.contract import Core, ProjectedTokens
 from fastweights.ops.fw_rnn import fast_weight_rnn
 from fastweights.ops.lstm.reference import look_up
+from fastweights.ops.products import linear
 from fastweights.specs import Decay, Depth, NonNegative, Width
 
 

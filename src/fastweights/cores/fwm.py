@@ -24,6 +24,7 @@ from fastweights.ops.fwm.core_step import Weights as StepWeights
 from fastweights.ops.fwm.core_step import core_step
 from fastweights.ops.fwm.core_step import is_supported as step_is_supported
 from fastweights.ops.fwm.writes import WriteLog, write_and_read
+from fastweights.ops.products import Linear
 from fastweights.ops.tanh import tanh
 from fastweights.specs import Depth, Positive, Width
 
@@ -111,9 +112,9 @@ class FastWeightMemory(Core):
             "backend": backend,
         }
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
-        self.write = nn.Linear(hidden_size, S + R + V + 1)  # k1, k2, v, β
-        self.read = nn.Linear(hidden_size, S + num_reads * R)  # n⁽⁰⁾, e⁽¹⁾ …
-        self.output = nn.Linear(V, hidden_size)
+        self.write = Linear(hidden_size, S + R + V + 1)  # k1, k2, v, β
+        self.read = Linear(hidden_size, S + num_reads * R)  # n⁽⁰⁾, e⁽¹⁾ …
+        self.output = Linear(V, hidden_size)
         bound = math.sqrt(6 / (hidden_size + memory_size))  # Glorot's for one key, as in the published code
         nn.init.uniform_(self.write.weight, -bound, bound)
         nn.init.uniform_(self.read.weight, -bound, bound)
@@ -180,8 +181,9 @@ class FastWeightMemory(Core):
         sizes = {self.first_key_size, self.second_key_size, self.value_size}
         return step_is_supported(tensors, sizes, self.num_reads)
 
-    def _step(self, x: Tensor, state: FWMState | None) -> tuple[Tensor, FWMState]:
-        slow, (slow_state, memory) = self.slow, self.initial_state(x.shape[0]) if state is None else state
+    def _step(self, x: Any, state: FWMState | None) -> tuple[Tensor, FWMState]:
+        slow: Any = self.slow
+        (hidden, cell), memory = self.initial_state(x.shape[0]) if state is None else state
         weights = StepWeights(
             slow.input_weight,
             slow.recurrent_weight,
@@ -191,7 +193,7 @@ class FastWeightMemory(Core):
         )
         options = {name: self.options[name] for name in ("write_scale", "tanh_first_query", "tanh_queries")}
         options |= {"residual": self.residual, "forget_bias": slow.forget_bias}
-        y, hidden, cell, memory = core_step(x[:, 0], *slow_state, memory, weights, options)
+        y, hidden, cell, memory = core_step(x[:, 0], hidden, cell, memory, weights, options)
         return y.unsqueeze(1), FWMState(LSTMState(hidden, cell), memory)
 
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout
 
 from fastweights.cores.contract import Core, ProjectedTokens, batch_size_of
 from fastweights.ops.lstm import lstm
+from fastweights.ops.products import linear
 from fastweights.specs import Depth, Probability, Width
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import dropout
 from fastweights import cores
 from fastweights.cores.contract import Core, CoreSpec, Losses, ProjectedTokens, call_core, select_positions
 from fastweights.models.contract import Model
+from fastweights.ops.products import Linear
 from fastweights.specs import Probability, Width
 
 
@@ -46,11 +47,11 @@ class TokenModel(Model):
         self.core = core
         if head_size is None:
             self.head: nn.Module = nn.Identity()
-            self.softmax = nn.Linear(core.output_size, vocabulary_size, bias=False)
+            self.softmax = Linear(core.output_size, vocabulary_size, bias=False)
             nn.init.xavier_normal_(self.softmax.weight)
         else:
-            self.head = nn.Sequential(nn.Linear(core.output_size, head_size), nn.ReLU())
-            self.softmax = nn.Linear(head_size, vocabulary_size)
+            self.head = nn.Sequential(Linear(core.output_size, head_size), nn.ReLU())
+            self.softmax = Linear(head_size, vocabulary_size)
 
     def forward(
         self,

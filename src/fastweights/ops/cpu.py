@@ -147,7 +147,15 @@ class FWRNNArguments(_Arguments):
 # What csrc/kernels.h must have the same of (`fastweights_interface` in csrc/dispatch.cpp): a library of another version
 # would take one field for another.
 VERSION = 3
-STRUCTURES = (LSTMArguments, GatherArguments, FWMArguments, FWMStepArguments, CoreStepArguments, FWLSTMArguments, FWRNNArguments)
+STRUCTURES = (
+    LSTMArguments,
+    GatherArguments,
+    FWMArguments,
+    FWMStepArguments,
+    CoreStepArguments,
+    FWLSTMArguments,
+    FWRNNArguments,
+)
 INTERFACE = [VERSION, WIDEST_VECTOR, MOST_HOPS, round(EPSILON * 1e9), *(ctypes.sizeof(x) for x in STRUCTURES)]
 
 

@@ -20,7 +20,15 @@ from torch import Tensor
 aten = torch.ops.aten  # operators that torch has no function for
 Named = Any  # a named tuple of tensors and options, made by a Definition: the fields are its own
 Found = TypeVar("Found", bound=tuple[Tensor | None, ...])
-KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", int: "SymInt", bool: "bool", str: "str"}  # as schemas say it
+# as schemas say it
+KINDS = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    float: "float",
+    int: "SymInt",
+    bool: "bool",
+    str: "str",
+}  # as schemas say it
 
 
 class Definition(Generic[Found]):

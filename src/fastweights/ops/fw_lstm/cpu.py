@@ -10,6 +10,7 @@ from torch import Tensor
 from fastweights.ops import cpu
 from fastweights.ops.differentiable import Named, states_before, unless_full
 from fastweights.ops.fw_lstm.reference import DEFINITION
+from fastweights.ops.products import weight_gradient
 
 SAVED = ("before", "gates", "moments", "totals", "candidates", "cells", "keys", "starts")
 
@@ -75,7 +76,7 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
     norms = zip(("gates_gain", "gates_bias", "cell_gain", "cell_bias"), norms, strict=True)
     return {
         "gate_inputs": d_inputs,
-        "weight": d_inputs.flatten(0, 1).T @ previous.flatten(0, 1),
+        "weight": weight_gradient(d_inputs, previous),
         **{name: gradient.flatten().clone() for name, gradient in norms},
         "hidden": d_hidden,
         "cell": d_cell,

@@ -17,6 +17,7 @@ from fastweights.ops.fw_lstm.reference import DEFINITION
 from fastweights.ops.layer_norm import normalize, normalize_backward, parameters_backward
 from fastweights.ops.outer_product.steps import Reads, ReadsBackward
 from fastweights.ops.outer_product.weights import chunks
+from fastweights.ops.products import weight_gradient
 
 OF_STEPS = ("before", "gates", "cells", "sums", "candidates", "keys")  # gates: σ of all four, of ĝ it is not used
 MOMENTS = ("gates_mean", "gates_deviation", "cell_mean", "cell_deviation")  # 1/deviation
@@ -151,7 +152,7 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
     cell_gain, cell_bias = parameters_backward(d_cells, sums, *of_cell)
     return {
         "gate_inputs": d_before.transpose(0, 1),
-        "weight": d_before.flatten(0, 1).T @ previous.flatten(0, 1),
+        "weight": weight_gradient(d_before, previous),
         "gates_gain": gates_gain,
         "gates_bias": gates_bias,
         "cell_gain": cell_gain,

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastweights.ops import cpu
 from fastweights.ops.differentiable import Named, unless_full
 from fastweights.ops.fw_rnn.reference import DEFINITION
+from fastweights.ops.products import weight_gradient
 
 
 def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
@@ -66,7 +67,7 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
     d_gain, d_bias = d_norms.sum(0)[:, :H]
     return {
         "inputs": d_inputs,
-        "weight": d_inputs.flatten(0, 1).T @ kept.keys[..., :H].flatten(0, 1),  # the keys are h_{t−1}
+        "weight": weight_gradient(d_inputs, kept.keys[..., :H]),  # the keys are h_{t−1}
         "gain": d_gain.clone(),
         "bias": d_bias.clone(),
         "hidden": d_hidden,

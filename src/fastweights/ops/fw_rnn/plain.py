@@ -16,6 +16,7 @@ from fastweights.ops.fw_rnn.reference import DEFINITION
 from fastweights.ops.layer_norm import normalize, normalize_backward, parameters_backward
 from fastweights.ops.outer_product.steps import Reads, ReadsBackward
 from fastweights.ops.outer_product.weights import chunks
+from fastweights.ops.products import weight_gradient
 
 
 def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
         if wanted.memory or index:
             d_memory = reads.of_memory()
     gain, bias = parameters_backward(d_normalized, sums, x.gain, x.bias, kept.mean, kept.deviation)
-    d_weight = d_inputs.flatten(0, 1).T @ keys.transpose(0, 1).flatten(0, 1)
+    d_weight = weight_gradient(d_inputs, keys.transpose(0, 1))
     d_inputs = d_inputs.transpose(0, 1)
     return {"inputs": d_inputs, "weight": d_weight, "gain": gain, "bias": bias, "hidden": d_h, "memory": d_memory}
 

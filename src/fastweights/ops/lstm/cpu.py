@@ -11,6 +11,7 @@ from torch import Tensor
 from fastweights.ops import cpu
 from fastweights.ops.differentiable import Named, gradients_like, states_before, time_first
 from fastweights.ops.lstm.reference import DEFINITION
+from fastweights.ops.products import weight_gradient
 
 
 def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
@@ -55,13 +56,9 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
     arguments.set_sequence("d_hiddens", d.hiddens)
     cpu.call("lstm_backward", arguments)
     previous = states_before(x.hidden, kept.hiddens.transpose(0, 1), x.resets, time=0)
-    d_weight = _product(d_inputs.flatten(0, 1).T, previous.flatten(0, 1), x.bfloat16)
+    d_weight = weight_gradient(d_inputs, previous, x.bfloat16)
     d_inputs = d_inputs.transpose(0, 1) if x.tokens is None else _summed_by_token(x, d_inputs)
     return {"gate_inputs": d_inputs, "weight": d_weight, "hidden": d_hidden, "cell": d_cell}
-
-
-def _product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:
-    return (a.bfloat16() @ b.bfloat16()).float() if bfloat16 else a @ b
 
 
 def _summed_by_token(x: Named, gradient: Tensor) -> Tensor:

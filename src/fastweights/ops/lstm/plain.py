@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastweights.ops.differentiable import Named, aten, gradients_like, states_before, time_first, unless_full
 from fastweights.ops.lstm.reference import DEFINITION, look_up
+from fastweights.ops.products import weight_gradient
 
 
 def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
@@ -91,7 +92,7 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
             d_h, d_c = d_h * keep, d_c * keep
     d_inputs = d_inputs.view(T, B, 4 * H)
     previous = states_before(x.hidden, kept.hiddens.transpose(0, 1), resets, time=0)
-    d_weight = d_inputs.flatten(0, 1).T @ previous.flatten(0, 1)
+    d_weight = weight_gradient(d_inputs, previous)
     return {"gate_inputs": d_inputs.transpose(0, 1), "weight": d_weight, "hidden": d_h, "cell": d_c}
 
 
@@ -106,9 +107,9 @@ _lstm = DEFINITION.implement(
 
 
 def plain(gate_inputs: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed; in float32 under autocast.
+    """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed; float32 under autocast.
 
     Arguments as of `reference`.
     """
-    *others, tokens, _ = others
-    return _lstm(look_up(gate_inputs, tokens), *others, None, False)
+    *most, tokens, _ = others
+    return _lstm(look_up(gate_inputs, tokens), *most, None, False)

@@ -1,0 +1,105 @@
+"""Large matrix products outside the recurrences, by the faster of the two libraries that torch ships.
+
+MKL, which `torch.mm` calls in float32, gives AMD's processors its path for AVX2 alone; oneDNN gives them all that they
+have. The processor and the sizes decide, never the clock: the same bits from run to run.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastweights.machine import read
+
+LEAST_MULTIPLICATIONS = 1 << 21  # below it, the call costs more than the product
+
+
+@cache
+def onednn_linear() -> Any:
+    """oneDNN's linear layer where it is the faster library, or None; torch has no public name for it."""
+    is_amd = re.search(r"^vendor_id\s*:\s*AuthenticAMD", read("/proc/cpuinfo"), re.MULTILINE)
+    if not is_amd or not torch.backends.mkldnn.is_available():
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def library() -> str:
+    """The library that multiplies large matrices in float32 on this processor, and why."""
+    if onednn_linear() is not None:
+        return "oneDNN, since MKL gives AMD's processors its AVX2 path"
+    return "MKL, torch's default" if torch.backends.mkl.is_available() else "torch's default"
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices, without a gradient of its own.
+
+    >>> product(torch.ones(2, 3), torch.ones(3, 4)).shape
+    torch.Size([2, 4])
+    """
+    return _onednn(a, b.T, None) if _takes_onednn(a, b.numel() // b.shape[0]) else a @ b
+
+
+def weight_gradient(gradient: Tensor, x: Tensor, bfloat16: bool = False) -> Tensor:
+    """The gradient `[N, K]` of a weight, from that of the layer's outputs `[…, N]` and its inputs `[…, K]`.
+
+    With `bfloat16` the operands are rounded.
+
+    >>> weight_gradient(torch.ones(2, 5, 3), torch.ones(2, 5, 4)).shape
+    torch.Size([3, 4])
+    """
+    rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+    if bfloat16:
+        return (rows.bfloat16().T @ inputs.bfloat16()).to(x.dtype)
+    if torch.is_grad_enabled():  # a second derivative needs a product that torch can differentiate
+        return rows.T @ inputs
+    if rows.shape[1] > inputs.shape[1]:  # oneDNN is faster with the longer side second
+        return product(inputs.T, rows).T
+    return product(rows.T, inputs)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `torch.nn.functional.linear`."""
+    if _takes_onednn(x, weight.shape[0]) and not torch.is_autocast_enabled("cpu"):
+        return _Linear.apply(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """As `torch.nn.Linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def _takes_onednn(x: Tensor, columns: int) -> bool:
+    """Whether oneDNN multiplies x `[…, K]` with so many columns."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * columns < LEAST_MULTIPLICATIONS:
+        return False
+    return not torch.compiler.is_compiling() and onednn_linear() is not None
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return onednn_linear()(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows, (d_x, d_weight, d_bias) = gradient.flatten(0, -2), ctx.needs_input_grad
+        multiply = torch.matmul if torch.is_grad_enabled() else product
+        return (
+            multiply(rows, weight).view(x.shape) if d_x else None,
+            weight_gradient(gradient, x) if d_weight else None,
+            rows.sum(0) if d_bias else None,
+        )
