@@ -19,7 +19,7 @@ SIZES = {  # input, hidden, memory, reads, and other options
     "agent": (17, 32, 16, 1, {}),
     "odd": (5, 21, 8, 2, {"tanh_queries": False}),
     "one unit": (1, 1, 8, 4, {"tanh_queries": False, "tanh_first_query": False}),
-    "torch's biases": (3, 18, 16, 2, {"slow": {"type": "lstm", "hidden_size": 18, "second_bias": True, "forget_bias": 0.}}),
+    "two biases": (3, 18, 16, 2, {"slow": {"type": "lstm", "hidden_size": 18, "second_bias": True}}),
 }  # fmt: skip
 
 

@@ -21,14 +21,7 @@ aten = torch.ops.aten  # operators that torch has no function for
 Named = Any  # a named tuple of tensors and options, made by a Definition: the fields are its own
 Found = TypeVar("Found", bound=tuple[Tensor | None, ...])
 # as schemas say it
-KINDS = {
-    Tensor: "Tensor",
-    Tensor | None: "Tensor?",
-    float: "float",
-    int: "SymInt",
-    bool: "bool",
-    str: "str",
-}  # as schemas say it
+KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", int: "SymInt", bool: "bool", str: "str"}
 
 
 class Definition(Generic[Found]):

@@ -107,7 +107,7 @@ _lstm = DEFINITION.implement(
 
 
 def plain(gate_inputs: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain torch on whole gates, its gradient written out: any device, any dtype, no compiler needed; float32 under autocast.
+    """Plain torch on whole gates, its gradient written out: any device and dtype, no compiler needed.
 
     Arguments as of `reference`.
     """
