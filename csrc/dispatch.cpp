@@ -6,6 +6,8 @@
   int lstm_forward(const LSTMArguments&); \
   int lstm_backward(const LSTMArguments&); \
   int gather_backward(const GatherArguments&); \
+  int multiply_adds(const LimitArguments&); \
+  int read_memory(const LimitArguments&); \
   int fwm_forward(const FWMArguments&); \
   int fwm_backward(const FWMArguments&); \
   int fwm_step(const FWMStepArguments&); \
@@ -59,7 +61,7 @@ int fastweights_best() {
 int fastweights_interface(int64_t* values) {
   const int64_t all[] = {
       INTERFACE_VERSION, WIDEST_VECTOR, MOST_HOPS, int64_t(LAYER_NORM_EPSILON * 1e9 + 0.5),
-      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments), sizeof(CoreStepArguments),
+      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments), sizeof(CoreStepArguments), sizeof(LimitArguments),
       sizeof(FWLSTMArguments), sizeof(FWRNNArguments),
   };
   for (int64_t value : all) *values++ = value;
@@ -72,6 +74,8 @@ int fastweights_gather_backward(const GatherArguments* a, int isa) { CALL(gather
 int fastweights_fwm_forward(const FWMArguments* a, int isa) { CALL(fwm_forward, isa, a); }
 int fastweights_fwm_backward(const FWMArguments* a, int isa) { CALL(fwm_backward, isa, a); }
 int fastweights_fwm_step(const FWMStepArguments* a, int isa) { CALL(fwm_step, isa, a); }
+int fastweights_multiply_adds(const LimitArguments* a, int isa) { CALL(multiply_adds, isa, a); }
+int fastweights_read_memory(const LimitArguments* a, int isa) { CALL(read_memory, isa, a); }
 int fastweights_core_step(const CoreStepArguments* a, int isa) { CALL(core_step, isa, a); }
 int fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_forward, isa, a); }
 int fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }

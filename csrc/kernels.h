@@ -30,6 +30,13 @@ struct LSTMArguments {
   float *d_gate_inputs, *d_hidden, *d_cell;  // [T, B, 4 H], [B, H], [B, H]
 };
 
+struct LimitArguments {
+  int64_t threads, repeats, bfloat16, size;
+  const float* values;  // [size]
+  float* sink;          // [threads]
+  int64_t* count;
+};
+
 struct GatherArguments {
   int64_t positions, columns, threads;
   const int64_t* tokens;

@@ -15,7 +15,7 @@ from fastweights.cores import LSTM, Core, map_state
 from fastweights.cores.contract import ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.models import Model
-from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm
+from fastweights.ops import cpu, fw_lstm, fw_rnn, fwm, lstm
 from fastweights.recipes import Assembly
 from fastweights.specs import Size
 from fastweights.tasks import CatBabi
@@ -25,6 +25,8 @@ QUESTIONS = 0.04  # the share of catbAbI's tokens that are questions' ends
 MODES: tuple[Literal["qa", "lm"], ...] = ("qa", "lm")
 SINGLE_CALLS = 300
 MATRIX = 2048
+REGISTER_FLOPS = 2e9  # of a thread
+MEMORY = 1 << 28  # bytes, more than any cache
 RECIPES = {name: recipes.load(name) for name in ("catbabi-qa/fwm", "graph-rl/fwm", "art/fw-lstm", "art/fw-rnn")}
 
 
@@ -195,11 +197,46 @@ def token_by_token(work: Work, backend: str) -> Callable[[], object]:
     return run
 
 
-def matrix_product(work: Work, backend: str) -> Callable[[], object]:
-    """A product of two large matrices: the machine's rate for the roofline."""
-    a, b = torch.randn(2, MATRIX, MATRIX)
-    out = torch.empty(MATRIX, MATRIX)
-    return lambda: torch.mm(a, b, out=out)
+def matrix_product(library: str) -> Callable[[Work, str], Callable[[], object]]:
+    """A product of two large matrices by a library that torch ships."""
+
+    def prepare(work: Work, backend: str) -> Callable[[], object]:
+        a, b = torch.randn(2, MATRIX, MATRIX)
+        if library == "mkl":
+            out = torch.empty(MATRIX, MATRIX)
+            return lambda: torch.mm(a, b, out=out)
+        if library == "onednn":
+            return lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        half = a.bfloat16(), b.bfloat16()
+        return lambda: torch.mm(*half)
+
+    return prepare
+
+
+def multiply_adds(bfloat16: bool) -> Callable[[Work, str], Callable[[], object]]:
+    """Multiply-adds in registers alone, `REGISTER_FLOPS` of them a thread: the processor's limit."""
+
+    def prepare(work: Work, backend: str) -> Callable[[], object]:
+        threads, count = torch.get_num_threads(), torch.zeros(1, dtype=torch.int64)
+        sink = torch.full((threads,), 0.5)
+        arguments = cpu.LimitArguments(threads=threads, repeats=1, bfloat16=bfloat16, sink=sink, count=count)
+        cpu.call("multiply_adds", arguments)
+        arguments.set(repeats=int(REGISTER_FLOPS * threads / int(count)))
+
+        def run() -> None:
+            sink.fill_(0.5)
+            cpu.call("multiply_adds", arguments)
+
+        return run
+
+    return prepare
+
+
+def read_memory(work: Work, backend: str) -> Callable[[], object]:
+    """A pass over `MEMORY` bytes."""
+    values, threads = torch.zeros(MEMORY // 4), torch.get_num_threads()
+    arguments = cpu.LimitArguments(threads=threads, size=len(values), values=values, sink=torch.zeros(threads))
+    return lambda: cpu.call("read_memory", arguments)
 
 
 MEASUREMENTS = {
@@ -211,15 +248,21 @@ MEASUREMENTS = {
     "lstm_op": lstm_op,
     "stream": stream,
     "token_by_token": token_by_token,
-    "matrix_product": matrix_product,
+    "mkl": matrix_product("mkl"),
+    "onednn": matrix_product("onednn"),
+    "bfloat16": matrix_product("bfloat16"),
+    "multiply_adds": multiply_adds(bfloat16=False),
+    "multiply_adds_bfloat16": multiply_adds(bfloat16=True),
+    "read_memory": read_memory,
 }
 
 
 def flops(work: Work) -> float:
     """The floating point operations of a training step's large products, which no exact form can avoid.
 
-    The vocabulary is projected once. In the memory each write and each read meets the fast weights once forwards and
-    once backwards, and each write changes them once.
+    The vocabulary is projected once. In the memory, forwards, each write reads the fast weights and changes them, each
+    read reads them; backwards, a write's keys need both F and its gradient, its value the gradient, which it changes,
+    and a read needs F and changes the gradient: six and three products with d × d × d numbers.
     """
     positions, d = work.batch_size * work.length, work.memory_size
     outputs = positions * (QUESTIONS if work.mode == "qa" else 1)
@@ -227,8 +270,12 @@ def flops(work: Work) -> float:
     multiplications += positions * HIDDEN * (3 * d + 1) + outputs * HIDDEN * (d + READS * d)  # keys, values, queries
     multiplications += outputs * (d * HIDDEN + HIDDEN * VOCABULARY)  # the answer and the softmax
     with_gradients = 3 * multiplications
-    memory = positions * 3 * d**3 + outputs * READS * 2 * d**3
-    return 2.0 * (with_gradients + memory)
+    return 2.0 * (with_gradients + memory_multiplications(positions, outputs, d, backward=True))
+
+
+def memory_multiplications(writes: float, reads: float, d: int, *, backward: bool) -> float:
+    """Multiplications of a memory's products, forwards and where asked backwards, for chains of READS reads."""
+    return (6 if backward else 2) * writes * d**3 + (3 if backward else 1) * reads * READS * d**3
 
 
 def backends() -> dict[str, str]:

@@ -37,8 +37,8 @@ def bench(args: Namespace) -> None:
         from fastweights.analysis import figures
         from fastweights.bench import growth
 
-        if args.agent or args.batch_size is not None or args.length is not None:
-            raise UserError("--growth has sizes of its own; leave --agent, --batch-size and --length out.")
+        if args.agent or args.profile or args.batch_size is not None or args.length is not None:
+            raise UserError("--growth has sizes of its own; leave --agent, --profile, --batch-size and --length out.")
         figures.check(args.growth)
         found = growth.run(args.repeats, make_console(args.json))
         growth.draw(found, args.growth)
@@ -46,9 +46,11 @@ def bench(args: Namespace) -> None:
             print_json(found)
         return
     from fastweights import bench
-    from fastweights.bench import agents
+    from fastweights.bench import agents, profile
 
-    module, batch_size, length = (agents, 600, 30) if args.agent else (bench, 32, 200)
+    if args.agent and args.profile:
+        raise UserError("--agent and --profile are two measurements; give one of them.")
+    module, batch_size, length = (agents, 600, 30) if args.agent else (profile if args.profile else bench, 32, 200)
     batch_size = batch_size if args.batch_size is None else args.batch_size
     length = length if args.length is None else args.length
     result = module.run(batch_size, length, args.repeats, make_console(args.json))

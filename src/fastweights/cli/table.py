@@ -249,6 +249,7 @@ Example:
             argument("--batch-size", type=int, metavar="N", help="sequences or agents (default: 32; with --agent 600)"),
             argument("--length", type=int, metavar="N", help="steps of each (default: 200; with --agent 30)"),
             argument("--agent", action="store_true", help="instead, time a training episode of the agent on graphs"),
+            argument("--profile", action="store_true", help="instead, show the step's time by part"),
             argument(
                 "--growth",
                 metavar="FIGURE",

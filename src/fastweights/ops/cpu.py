@@ -82,6 +82,12 @@ class GatherArguments(_Arguments):
     _fields_ = _fields("positions columns threads", "tokens gradient table")
 
 
+class LimitArguments(_Arguments):
+    """`LimitArguments` of csrc/kernels.h."""
+
+    _fields_ = _fields("threads repeats bfloat16 size", "values sink count")
+
+
 class FWMArguments(_Arguments):
     """`FWMArguments` of csrc/kernels.h."""
 
@@ -153,6 +159,7 @@ STRUCTURES = (
     FWMArguments,
     FWMStepArguments,
     CoreStepArguments,
+    LimitArguments,
     FWLSTMArguments,
     FWRNNArguments,
 )
