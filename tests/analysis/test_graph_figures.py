@@ -125,7 +125,12 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
     ("arguments", "message"),
     [
         (["maps", "600", "--out=maps.png"], "There is no graph 600; they are numbered from 0 to 599"),
-        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written"),
+        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written: its name must end in .png or .svg"),
+        (["maps", "--out=m"], "The figure m cannot be written: its name must end in .png or .svg"),
+        (["maps", "--out=no/maps.png"], "cannot write no/maps.png"),
+        (["maps", "--out=maps.png", "--model.x=1"], "leave --model.x=1 out"),
+        (["walk", "RUN", "--training.seed=1"], "leave --training.seed=1 out"),
+        (["returns", "RUN", "--out=returns"], "The figure returns cannot be written"),
         (["maps", "--out=maps.png", "--task.states=1"], "there is no graph of 1 states and 3 actions"),
         (["walk", "RUN", "--graph=12"], "There is no graph 12; they are numbered from 0 to 11"),
         (
@@ -143,3 +148,4 @@ def test_what_cannot_be_shown(arguments, message, run, tmp_path, monkeypatch, ca
         assert cli.main(["graphs", *(str(run) if word == "RUN" else word for word in arguments)]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"words"}
