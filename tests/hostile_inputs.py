@@ -1,128 +1,325 @@
-"""Hostile command lines, generated from what the table of commands and the recipes declare.
+"""Hostile command lines and hostile files, generated from what commands and recipes declare.
 
-    python tests/hostile_inputs.py 3000      # that many, from seed 0; counts what came of them
+    python tests/hostile_inputs.py 3000        # that many, of seed 0; counts what came of them
+    python tests/hostile_inputs.py 3000 0 517  # of these, number 517 alone, with what it prints
 
-A new option is attacked without being named here. Each input must end with exit code 0, or with 2 and one sentence.
+A new option is attacked without being named here. Each input must end with exit code 0, or with 2 and a sentence. What
+is still at work after three seconds gets SIGINT, as by Ctrl-C, and must end with 130. Code that a file names never runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import pickle
 import random
+import re
+import resource
+import shlex
+import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
 
 from fastweights import cli, recipes
-from fastweights.cli.table import COMMANDS
+from fastweights.cli.table import COMMANDS, Argument
+from fastweights.training import checkpoint
 
+MEMORY = 16 * 2**30  # bytes of addresses: what takes more is out of memory, on any machine
+NUMBERS = ("-1", "0", "1", "2", "3", "1000000000", "1000000000000000000", "99999999999999999999")
 VALUES = (
-    "", "-1", "0", "1", "2", "1.5", "1e-3", "1e400", ".nan", ".inf", "-.inf", "null", "true", "[]", "[1]", "{}",
-    "{a: 1}",
-    "{type: x}", "{type: [a]}", "abc", "'", '"', "{", "a: b: c", "99999999999999999999", "../../x", "[red]", "é", "x:y",
-    "os:system", "file.py:X", "-", "--", "!!python/name:os.system", "&a [*a]", "2024-01-01", "0x10", "1_000", "a\nb",
-    "lstm", "fwm", "adamw", "sgd", "answers", "a2c", "retrieval", "catbabi",
+    *NUMBERS, "", "1.5", "1e-3", "1e400", ".nan", ".inf", "-.inf", "null", "true", "[]", "[1]", "{}", "{a: 1}",
+    "{type: x}", "{type: [a]}", "abc", "'", '"', "{", "a: b: c", "../../x", "[red]", "é", "x:y", "1_000", "0x10",
+    "os:system", "file.py:X", "-", "--", "!!python/name:os.system", "&a [*a]", "2024-01-01", "a\nb", "\0", "\udcff",
+    "lstm", "fwm", "adamw", "sgd", "answers", "a2c", "retrieval", "catbabi", "cuda", "out.svg",
 )  # fmt: skip
-LARGE = ("99999999999999999999", "1_000", "0x10")  # sizes that are accepted and then take long
-LOOP = ("--training.steps=2", "--training.batch_size=2", "--training.eval_batch_size=2")
+LOOP = "--training.steps=2 --training.batch_size=2 --training.eval_batch_size=2"
 TINY = {
-    "catbabi": ("--task.segment_length=12", "--task.validation_stories=1", "--task.babi_tasks=1"),
-    "retrieval": ("--task.examples=5", "--task.validation_examples=3", "--task.test_examples=3"),
-    "mqar": ("--task.examples=5", "--task.validation_examples=3", "--task.vocabulary_size=65"),
-    "graph-rl": ("--task.steps=3", "--task.graphs=10"),
-    "gymnasium": ("--task.steps=3",),
+    "catbabi": "--task.segment_length=12 --task.validation_stories=1 --task.babi_tasks=1",
+    "retrieval": "--task.examples=5 --task.validation_examples=3 --task.test_examples=3",
+    "mqar": "--task.examples=5 --task.validation_examples=3 --task.vocabulary_size=65",
+    "graph-rl": "--task.steps=3 --task.graphs=10",
+    "gymnasium": "--task.steps=3",
 }
-NAMES = [name for name in recipes.names() if "/lstm" not in name or name.startswith(("art", "mart"))]
-SLOW = ("bench", "sweep", "data compare", "graphs maps")
+NAMES = tuple(name for name in recipes.names() if "/lstm" not in name or name.startswith(("art", "mart")))
+KEYS = recipes.known_keys()
+ART = f"art/lstm {LOOP} {TINY['retrieval']} --model.embedding_size=8 --model.core.hidden_size=8"
+AGENT = f"graph-rl/fwm {LOOP} {TINY['graph-rl']} --model.core.memory_size=4 --training.evaluate_every=1"
+WORDS = f"catbabi-qa/fwm {LOOP} {TINY['catbabi']} --model.core.hidden_size=8 --model.core.memory_size=4"
+
+SMALL = {"bench": "--repeats=1 --batch-size=1 --length=1", "data generate": "--questions=20"}
+SOUND = {  # values of a command's arguments that are no fault, by what its help calls them
+    "RECIPE": NAMES, "NAME": NAMES, "RUN_OR_CHECKPOINT": ("run", "agent", "words", "run/last.safetensors"),
+    "RUN": ("agent",), "FOLDER": ("sweep",), "DIR": ("stories",), "REAL": ("stories",), "GENERATED": ("stories",),
+    "GRAPH": ("0", "3"), "FIGURE": ("out.png", "out.svg"), "DEVICE": ("cpu",), "LIST": ("1", "1-2"),
+}  # fmt: skip
+MADE = (
+    "data generate --out=stories --questions=20 --babi-tasks=1",
+    f"train {ART} --out=run",
+    f"train {AGENT} --out=agent",
+    f"train {WORDS} --data=stories --out=words",
+    f"sweep {ART} --over=training.seed=0,1 --test --out=sweep",
+    "bench --repeats=1 --batch-size=1 --length=1",
+    "graphs maps --out=out.png",
+)
+READERS = {  # what reads a copy of what was made
+    "run": ("evaluate copy", "evaluate copy/last.safetensors", "train --resume --out=copy --training.steps=4"),
+    "agent": ("evaluate copy --episodes=1", "train --resume --out=copy --training.steps=4",
+              "graphs returns copy --out=out.png", "graphs walk copy --json"),
+    "words": ("evaluate copy", "evaluate copy --data=stories", "evaluate copy --generated",
+              "train --resume --out=copy --training.steps=4"),
+    "sweep": ("report copy", "report copy --out=out", f"sweep {ART} --over=training.seed=0,1 --test --out=copy"),
+    "stories": ("data stats copy", "data compare copy stories", "data compare stories copy",
+                f"train {WORDS} --data=copy --out=out", "evaluate words --data=copy"),
+    "recipes": ("recipes copy/recipe.yaml", "train copy/recipe.yaml --out=out", "sweep copy/recipe.yaml --out=out"),
+}  # fmt: skip
+SENTINEL = "from pathlib import Path\nPath(__file__).with_name('marker').touch()\nclass Class: pass\n"
+CODE = ("hostile_sentinel:Class", "hostile_sentinel.py:Class", {"type": "hostile_sentinel:Class"},
+        {"type": "gymnasium", "environment": "hostile_sentinel:Foo-v0"})  # fmt: skip
+ODD = (None, True, -1, 0, 1, 3, 10**9, 10**18, 10**30, -(10**18), 0.5, 1e308, float("nan"), float("inf"), "", "x", "é",
+       "../../x", "/", "os:system", "[red]", "{0.__class__}", "\0", [], [1], ["x", None], {}, {"": {}},
+       json.loads("[" * 50 + "]" * 50), "!!python/object/apply:hostile_sentinel.Class []",
+       "!!python/name:hostile_sentinel.Class")  # fmt: skip
+
+
+class Import:
+    """Imports the sentinel where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, ("hostile_sentinel",)
+
+
+def _dump_yaml(path: Path, document: Any) -> None:
+    path.write_text(re.sub("'(!!python[^']*)'", r"\1", yaml.safe_dump(document)), encoding="utf-8")
+
+
+def _dump_lines(path: Path, document: Any) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in document))
+
+
+FORMATS = {
+    ".yaml": (lambda path: yaml.safe_load(path.read_text()), _dump_yaml),
+    ".json": (lambda path: json.loads(path.read_text()), lambda path, document: path.write_text(json.dumps(document))),
+    ".jsonl": (lambda path: [json.loads(line) for line in path.read_text().splitlines()], _dump_lines),
+    ".safetensors": (lambda path: list(checkpoint.load(path)), lambda path, parts: checkpoint.save(path, *parts)),
+}
+BYTES = {
+    "empty": lambda content, rng: b"",
+    "truncate": lambda content, rng: content[: rng.randrange(len(content) + 1)],
+    "flip": lambda content, rng: bytes(
+        byte ^ (1 << rng.randrange(8) if number == at else 0)
+        for at in [rng.randrange(len(content) or 1)]
+        for number, byte in enumerate(content)
+    ),
+    "random": lambda content, rng: rng.randbytes(300),
+    "latin-1": lambda content, rng: "a: é\n1 Où?\tà\t1\n".encode("latin-1"),
+    "nested": lambda content, rng: b"[" * 50_000,
+    "pickle": lambda content, rng: pickle.dumps(Import()),
+    "twice": lambda content, rng: content * 2,
+    "null": lambda content, rng: b"null\n",
+}
+PLACES = {
+    "removed": lambda path: None,
+    "directory": lambda path: path.mkdir(),
+    "loop": lambda path: path.symlink_to(path.name),
+    "dangling": lambda path: path.symlink_to("nowhere"),
+}
+TENSORS = {
+    "shape": lambda tensors, name: {name: tensors[name].flatten()[:1].repeat(3, 2)},
+    "size": lambda tensors, name: {name: tensors[name].reshape(-1)},
+    "kind": lambda tensors, name: {name: tensors[name].to(torch.int64)},
+    "precision": lambda tensors, name: {name: tensors[name].half()},
+    "nan": lambda tensors, name: {name: torch.full_like(tensors[name].float(), float("nan"))},
+    "new": lambda tensors, name: {f"{name}/x": torch.ones(1), "x": torch.ones(2), "../x": torch.ones(1)},
+    "empty": lambda tensors, name: {name: torch.zeros(0)},
+}
 
 
 class Outcome(NamedTuple):
-    """What came of an input: its arguments, "code 0", "code 2" or the fault, and what was printed."""
+    """What came of an input: its words, "code 0", "code 2", "code 130" or the fault, what it printed, and seconds."""
 
-    arguments: list[str]
+    words: list[str]
     kind: str
     printed: str
+    seconds: float
 
 
-def settings(rng: random.Random) -> list[str]:
-    """One or two settings of a recipe, with values of any kind."""
-    found = []
-    for _ in range(rng.choice((1, 1, 2))):
-        key, value = rng.choice(KEYS), rng.choice(VALUES)
-        found.append(f"--{key}={'3' if value in LARGE else value}")
-    return found
+class Hang(BaseException):
+    """A minute has passed."""
 
 
-KEYS = recipes.known_keys()
+def value(rng: random.Random, argument: Argument) -> str:
+    """A value of an argument, more often a sound one."""
+    metavar = argument.options.get("metavar", "")
+    if metavar == "KEY=VALUE,VALUE":
+        return f"{rng.choice(KEYS)}={rng.choice(VALUES)},{rng.choice(VALUES)}"
+    return rng.choice(SOUND[metavar] if metavar in SOUND and rng.random() < 0.8 else _odd(argument))
 
 
-def generate(rng: random.Random) -> list[str]:
-    """The arguments of one hostile command line; words `OUT` and `RUN` stand for a new folder and a trained run."""
-    if rng.random() < 0.6:
-        name = rng.choice(NAMES)
-        task = recipes.load(name).task
-        return ["train", name, *LOOP, *TINY[task["type"]], *settings(rng), "--out=OUT"]
-    command = rng.choice([command for command in COMMANDS if command.name not in SLOW])
-    arguments = command.name.split()
+def _odd(argument: Argument) -> tuple[str, ...]:
+    return (*VALUES, *NUMBERS * 5) if argument.options.get("type") is int else VALUES
+
+
+def command_line(rng: random.Random) -> list[str]:
+    """The arguments of one hostile command line."""
+    command = rng.choices(COMMANDS, [12 if command.name == "train" else 1 for command in COMMANDS])[0]
+    words = [*command.name.split(), *SMALL.get(command.name, "").split()]
     for argument in command.arguments:
-        name, options = argument.names[0], argument.options
-        if name in ("--growth", "--device"):
-            continue
-        if not name.startswith("-"):
-            arguments.append(rng.choice(("RUN", "RUN", *VALUES)))
-        elif name == "--out":
-            arguments.append("--out=OUT")
-        elif rng.random() < 0.3:
-            flag = options.get("action") == "store_true"
-            value = rng.choice([value for value in VALUES if value not in LARGE])
-            arguments.append(name if flag else f"{name}={value}")
-    return [*arguments, *(settings(rng) if command.takes_overrides and rng.random() < 0.5 else [])]
+        name = argument.names[0]
+        if name == "--out":
+            words.append(f"--out={'out.png' if argument.options['metavar'] == 'FIGURE' else 'out'}")
+        elif not name.startswith("-"):
+            words.append(value(rng, argument))
+        elif rng.random() < 0.2:
+            words.append(name if argument.options.get("action") == "store_true" else f"{name}={value(rng, argument)}")
+    for name in {*words} & {*NAMES} if command.takes_overrides else ():
+        words += f"{LOOP} {TINY[recipes.load(name).task['type']]}".split()
+    if command.takes_overrides:
+        words += [f"--{rng.choice(KEYS)}={rng.choice(VALUES)}" for _ in range(rng.choice((0, 1, 1, 2)))]
+    return words
 
 
-def attack(arguments: list[str]) -> Outcome:
+def hostile_file(rng: random.Random) -> list[str]:
+    """A command that reads a copy of something with one changed file; the last word says what was changed."""
+    thing = rng.choice([*READERS])
+    shutil.copytree(thing, "copy")
+    path = rng.choice(sorted(path for path in Path("copy").rglob("*") if path.is_file() and path.name != "lock"))
+    return [*shlex.split(rng.choice(READERS[thing])), f"({thing}: {path}, {mutate(path, rng)})"]
+
+
+def mutate(path: Path, rng: random.Random) -> str:
+    """Change a file in some way, and say which."""
+    ways = [BYTES, PLACES] if path.suffix not in FORMATS else [BYTES, PLACES, FORMATS, FORMATS, FORMATS]
+    ways = rng.choice(ways)
+    if ways is FORMATS:
+        read, write = FORMATS[path.suffix]
+        document = read(path)
+        what = change(document, rng, (*ODD, *(() if path.name == "recipe.yaml" else CODE * 3)))
+        write(path, document)
+        return what
+    name = rng.choice([*ways])
+    if ways is BYTES:
+        path.write_bytes(BYTES[name](path.read_bytes(), rng))
+    else:
+        path.unlink()
+        PLACES[name](path)
+    return name
+
+
+def change(document: Any, rng: random.Random, odd: tuple[Any, ...]) -> str:
+    """Change one value, key or tensor of a document in place, and say how."""
+    container, key = rng.choice([*places(document)])
+    if isinstance(container[key], torch.Tensor):
+        how = rng.choice([*TENSORS])
+        container.update(TENSORS[how](container, key))
+        return f"{key} {how}"
+    if rng.random() < 0.15:
+        del container[key]
+        return f"without {key}"
+    key = "odd" if isinstance(container, dict) and rng.random() < 0.1 else key
+    container[key] = rng.choice(odd)
+    return f"{key} = {str(container[key])[:60]}"
+
+
+def places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Every value in a document, as its container and its key there; tensors and metadata are no values themselves."""
+    pairs = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, inner in pairs:
+        if not (isinstance(document, list) and isinstance(inner, dict) and len(document) == 2):
+            yield document, key
+        if isinstance(inner, dict | list):
+            yield from places(inner)
+
+
+def attack(words: list[str], patience: float = 3) -> Outcome:
     """Run a command line in this process and say what came of it."""
-    printed, began = io.StringIO(), time.perf_counter()
+    printed, began = io.StringIO(), time.monotonic()
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, patience)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(printed):
-            code = cli.main(arguments)
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(printed):
+            code = cli.main([word for word in words if not word.startswith("(")])
     except SystemExit as error:
         code = error.code
     except BaseException as error:
-        return Outcome(arguments, f"{type(error).__name__}: {error}", printed.getvalue())
-    if time.perf_counter() - began > 60:
-        return Outcome(arguments, "more than 60 seconds", printed.getvalue())
-    if code == 2 and not printed.getvalue().strip():
-        return Outcome(arguments, "exit code 2 without a sentence", "")
-    return Outcome(arguments, f"code {code}", printed.getvalue())
+        return Outcome(words, f"{type(error).__name__}: {error}", printed.getvalue(), time.monotonic() - began)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    text, kind = printed.getvalue(), f"code {code}"
+    if code == 2 and words[0] != "sweep" and not all(line.startswith("fastweights: ") for line in text.splitlines()):
+        kind = "code 2 with something else than sentences"
+    if code == 2 and not (text + shown.getvalue()).strip():
+        kind = "code 2 without a sentence"
+    if re.search(r"Traceback|<class '|Exception raised from|frame #", text + shown.getvalue()):
+        kind = f"code {code} with Python's words"
+    return Outcome(words, kind, text + shown.getvalue(), time.monotonic() - began)
 
 
-def attacks(count: int, seed: int, folder: str) -> list[Outcome]:
+def _interrupt(*unused: object) -> None:
+    signal.signal(signal.SIGALRM, _hang)
+    signal.setitimer(signal.ITIMER_REAL, 57)
+    signal.raise_signal(signal.SIGINT)
+
+
+def _hang(*unused: object) -> None:
+    raise Hang
+
+
+def attacks(count: int, seed: int, folder: str, only: int | None = None) -> list[Outcome]:
     """Attack with so many inputs, in a folder that holds nothing else."""
-    rng, outcomes = random.Random(seed), []
-    with contextlib.chdir(folder):
-        assert cli.main(["train", "art/lstm", *LOOP, *TINY["retrieval"], "--out=run"]) == 0
-        for number in range(count):
-            words = {"OUT": f"out{number}", "RUN": "run"}
-            arguments = generate(rng)
-            arguments = [words.get(word, word.replace("=OUT", f"=out{number}")) for word in arguments]
-            outcomes.append(attack(arguments))
+    outcomes = []
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with contextlib.chdir(folder), contextlib.ExitStack() as stack:
+        Path("hostile_sentinel.py").write_text(SENTINEL)
+        sys.path.insert(0, folder)
+        stack.callback(sys.path.remove, folder)
+        for line in MADE:
+            assert attack(line.split(), patience=60).kind == "code 0", line
+        Path("recipes").mkdir()
+        _dump_yaml(Path("recipes/recipe.yaml"), yaml.safe_load(Path("run/config.yaml").read_text())["recipe"])
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_AS, limits)
+        for number in range(count) if only is None else [only]:
+            rng = random.Random(f"{seed} {number}")
+            words = hostile_file(rng) if rng.random() < 1 / 3 else command_line(rng)
+            outcomes.append(attack(words))
+            if Path("marker").exists():
+                outcomes[-1] = outcomes[-1]._replace(kind="code that a file names has run")
+                Path("marker").unlink()
+                del sys.modules["hostile_sentinel"]
+            for name in ("copy", "out", "runs"):
+                shutil.rmtree(name, ignore_errors=True)
     return outcomes
 
 
 def main() -> int:
     """Attack and print the counts, and every fault."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    count, seed, only = (*map(int, sys.argv[1:4]), *(3000, 0, None)[len(sys.argv) - 1 :])
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = attacks(count, seed, folder)
-    faults = [outcome for outcome in outcomes if outcome.kind not in ("code 0", "code 2")]
-    for outcome in faults:
-        print(outcome.kind[:200], outcome.arguments)
-    print(dict(Counter(outcome.kind for outcome in outcomes if outcome not in faults)), f"{len(faults)} faults")
+        outcomes = attacks(count, seed, folder, only)
+    faults = 0
+    for number, outcome in enumerate(outcomes):
+        if only is not None:
+            print(*outcome, sep="\n")
+        if not re.fullmatch("code (0|2|130)", outcome.kind):
+            faults += 1
+            print(number, outcome.kind[:300], outcome.words)
+    for source in (False, True):
+        kinds = Counter(o.kind for o in outcomes if o.words[-1].startswith("(") == source)
+        print("files" if source else "command lines", {k: n for k, n in sorted(kinds.items()) if k.startswith("code")})
+    slowest = max(outcomes, key=lambda outcome: outcome.seconds)
+    print(f"{len(outcomes)} inputs, {faults} faults; the slowest took {slowest.seconds:.0f} s: {slowest.words}")
     return bool(faults)
 
 

@@ -278,7 +278,11 @@ def test_a_value_that_is_a_path_makes_a_folder_inside(tmp_path):
 
 
 def test_commas_in_brackets_and_quotes_belong_to_a_value():
-    over = ["task.delay=0,[1, 2],3", "description='a,b',\"c, d\",e", "training.early_stopping={target: 1, patience: 2},{patience: 3}"]
+    over = [
+        "task.delay=0,[1, 2],3",
+        "description='a,b',\"c, d\",e",
+        "training.early_stopping={target: 1, patience: 2},{patience: 3}",
+    ]
     found = [list(sweep._axis(text)) for text in over]
     assert found == [
         ["task.delay", ["0", "[1, 2]", "3"]],
@@ -290,7 +294,9 @@ def test_commas_in_brackets_and_quotes_belong_to_a_value():
     assert {point.recipe.training.early_stopping.patience for point in points} == {2, 3}
 
 
-@pytest.mark.parametrize("arguments", [["report", "FOLDER", "--out=no/such/name"], ["graphs", "returns", "x", "--out=a.gif"]])
+@pytest.mark.parametrize(
+    "arguments", [["report", "FOLDER", "--out=no/such/name"], ["graphs", "returns", "x", "--out=a.gif"]]
+)
 def test_figures_are_checked_before_anything_is_read(arguments, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "collect", None)
