@@ -4,7 +4,7 @@
     python tests/hostile_inputs.py 3000 0 517  # of these, number 517 alone, with what it prints
 
 A new option is attacked without being named here. Each input must end with exit code 0, or with 2 and a sentence. What
-is still at work after three seconds gets SIGINT, as by Ctrl-C, and must end with 130. Code that a file names never runs.
+is still at work after three seconds gets SIGINT, as by Ctrl-C, and must end with 130. No code in a file may run.
 """
 
 from __future__ import annotations

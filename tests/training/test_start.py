@@ -104,7 +104,7 @@ def test_a_figure_that_cannot_be_written_is_refused_before_measuring(tmp_path, m
 
     monkeypatch.setattr(growth, "run", lambda *_: pytest.fail("it measured"))
     assert cli.main(["bench", "--growth", str(tmp_path / "nowhere" / "growth.png")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot write" in capsys.readouterr().err
 
 
 STORIES = (
