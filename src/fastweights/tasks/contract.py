@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fastweights import specs
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
+from fastweights.specs import Width
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 class Spaces:
     """What an agent observes and does: vectors of `observation_size` numbers, `num_actions` discrete actions."""
 
-    observation_size: int
-    num_actions: int
+    observation_size: Width
+    num_actions: Width
 
     def to_dict(self) -> dict[str, Any]:
         """The sizes as plain values."""
@@ -42,9 +44,11 @@ def interface_from_dict(values: dict[str, Any]) -> Interface:
     """The interface that `to_dict` made plain.
 
     Raises:
-        KeyError, TypeError: where the values are of another form.
+        UserError: where the values are of another form.
     """
-    return Vocabulary.from_dict(values) if "words" in values else Spaces(**values)
+    if "words" in values:
+        return Vocabulary.from_dict(values)
+    return specs.call("interface", Spaces, values)
 
 
 class Batch(NamedTuple):
