@@ -249,6 +249,7 @@ def places(document: Any) -> Iterator[tuple[Any, Any]]:
 def attack(words: list[str], patience: float = 3) -> Outcome:
     """Run a command line in this process and say what came of it."""
     printed, began = io.StringIO(), time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     signal.signal(signal.SIGALRM, _interrupt)
     signal.setitimer(signal.ITIMER_REAL, patience)
     try:
