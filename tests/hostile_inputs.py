@@ -196,7 +196,7 @@ def attacks(count: int, seed: int, folder: str, only: int | None = None) -> list
                 Path("marker").unlink()
                 del sys.modules["hostile_sentinel"]
             if not fine(outcomes[-1]):
-                print(number, outcomes[-1].kind[:300], words, flush=True)
+                print(number, outcomes[-1].kind[:300], words, outcomes[-1].printed[-300:], flush=True)
             for name in ("copy", "out", "runs"):
                 shutil.rmtree(name, ignore_errors=True)
     return outcomes
