@@ -1,6 +1,7 @@
 """Maps, curves and walks: what they show is what the environments and the records say."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -149,3 +150,13 @@ def test_what_cannot_be_shown(arguments, message, run, tmp_path, monkeypatch, ca
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"words"}
+
+
+@pytest.mark.parametrize("train", ["much", None, {}, {"return": None}, {"return": "x"}, {"return": float("inf")}])
+def test_records_that_cannot_be_drawn_are_refused(train, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "odd")
+    (tmp_path / "odd/metrics.jsonl").write_text(json.dumps({"step": 1, "train": train}) + "\n")
+    capsys.readouterr()
+    assert cli.main(["graphs", "returns", str(tmp_path / "odd"), f"--out={tmp_path / 'out.png'}"]) == 2
+    printed = capsys.readouterr().err
+    assert "odd has records that are none of an agent" in printed and printed.count("\n") == 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from fastweights import specs
 from fastweights.analysis.figures import COLORS, new_figure, write
 from fastweights.errors import UserError, reason
 from fastweights.objectives import Metric
@@ -110,7 +109,8 @@ def _read(run: RunFolder) -> SweptRun | None:
     if not sweep or not validations:
         return None
     metric = Metric(**config["headline"])
-    specs.check("label of the headline", metric.label, str)
+    if not isinstance(metric.label, str):
+        raise TypeError("the label of the headline is no text")
     metric.show(0.0)
     settings = {str(key): str(value) for key, value in sweep["settings"].items()}
     seed = settings.pop(SEED, "0")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -47,8 +47,12 @@ def interface_from_dict(values: dict[str, Any]) -> Interface:
         UserError: where the values are of another form.
     """
     if "words" in values:
-        return Vocabulary.from_dict(values)
+        return specs.call("vocabulary", _vocabulary, values)
     return specs.call("interface", Spaces, values)
+
+
+def _vocabulary(words: str, unit: Literal["words", "characters"]) -> Vocabulary:
+    return Vocabulary.from_dict({"words": words, "unit": unit})
 
 
 class Batch(NamedTuple):
