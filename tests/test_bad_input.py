@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -366,3 +367,9 @@ def test_an_error_of_the_module_run_as_a_program(tmp_path):
     assert finished.stdout == ""
     assert finished.stderr.startswith('fastweights: There is no recipe "catbabi-qa/fmw"')
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("part", ["model: {core: 0.5}", "model: {core: [a]}", "objective: 3"])
+def test_a_part_that_is_no_mapping_is_refused_where_a_recipe_is_shown(refused, part):
+    pathlib.Path("mine.yaml").write_text(f"task: {{type: retrieval}}\n{part}\n")
+    assert "There is no" in refused("recipes", "mine.yaml") or "must be" in refused("recipes", "mine.yaml")

@@ -37,6 +37,18 @@ BREAKS = {
     "timings without seconds": ("timing.jsonl", '{"step": 1}\n'),
     "a configuration that is a list": ("config.yaml", "[1]"),
     "a sweep that is a number": ("config.yaml", "sweep: 3\nheadline: 4\n"),
+    "a headline whose label is a list": (
+        "config.yaml",
+        "sweep: {recipe: a, settings: {}}\nheadline: {name: answer_accuracy, label: [a], format: '{}'}\n",
+    ),
+    "a headline whose bound is a list": (
+        "config.yaml",
+        "sweep: {recipe: a, settings: {}}\nheadline: {name: answer_accuracy, label: a, format: '{}', least: [1]}\n",
+    ),
+    "a configuration that is nested without an end": ("config.yaml", "[" * 50_000),
+    "a test that is nested without an end": ("test.json", "[" * 50_000),
+    "a step beyond all numbers": ("metrics.jsonl", '{"step": 1' + "0" * 400 + ', "valid": {"answer_accuracy": 1}}\n'),
+    "a step that is negative": ("metrics.jsonl", '{"step": -1, "valid": {"answer_accuracy": 1}}\n'),
     "a headline that is a number": ("config.yaml", "sweep: {recipe: a, settings: {}}\nheadline: 4\n"),
     "a format that reaches into objects": (
         "config.yaml",

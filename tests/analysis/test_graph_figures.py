@@ -1,6 +1,7 @@
 """Maps, curves and walks: what they show is what the environments and the records say."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -125,7 +126,12 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
     ("arguments", "message"),
     [
         (["maps", "600", "--out=maps.png"], "There is no graph 600; they are numbered from 0 to 599"),
-        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written"),
+        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written: its name must end in .png or .svg"),
+        (["maps", "--out=m"], "The figure m cannot be written: its name must end in .png or .svg"),
+        (["maps", "--out=no/maps.png"], "cannot write no/maps.png"),
+        (["maps", "--out=maps.png", "--model.x=1"], "leave --model.x=1 out"),
+        (["walk", "RUN", "--training.seed=1"], "leave --training.seed=1 out"),
+        (["returns", "RUN", "--out=returns"], "The figure returns cannot be written"),
         (["maps", "--out=maps.png", "--task.states=1"], "there is no graph of 1 states and 3 actions"),
         (["walk", "RUN", "--graph=12"], "There is no graph 12; they are numbered from 0 to 11"),
         (
@@ -143,3 +149,14 @@ def test_what_cannot_be_shown(arguments, message, run, tmp_path, monkeypatch, ca
         assert cli.main(["graphs", *(str(run) if word == "RUN" else word for word in arguments)]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"words"}
+
+
+@pytest.mark.parametrize("train", ["much", None, {}, {"return": None}, {"return": "x"}, {"return": float("inf")}])
+def test_records_that_cannot_be_drawn_are_refused(train, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "odd")
+    (tmp_path / "odd/metrics.jsonl").write_text(json.dumps({"step": 1, "train": train}) + "\n")
+    capsys.readouterr()
+    assert cli.main(["graphs", "returns", str(tmp_path / "odd"), f"--out={tmp_path / 'out.png'}"]) == 2
+    printed = capsys.readouterr().err
+    assert "odd has records that are none of an agent" in printed and printed.count("\n") == 1

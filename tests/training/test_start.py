@@ -1,11 +1,14 @@
 """A refused start leaves nothing behind; a run without its last checkpoint does not start again in silence."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
 from fastweights import cli, recipes
 from fastweights.errors import UserError
+from fastweights.training import checkpoint
 from fastweights.training.loop import Observer, Trainer
 from fastweights.training.runs import RunFolder
 from trainings import SEQUENCES
@@ -69,6 +72,45 @@ def test_a_damaged_last_checkpoint_is_refused_on_resume(tmp_path, capsys):
         assert last.read_bytes() == bytes(changed) and (out / "metrics.jsonl").read_bytes() == metrics
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0
+    return out
+
+
+MOMENT = "optimizer/core.bias/exp_avg"
+
+
+@pytest.mark.parametrize(
+    ("place", "odd"),
+    [
+        (("step",), -1), (("step",), "x"), (("step",), 10**18), (("best",), "x"), (("stopped_early",), 3),
+        (("count",), -1), (("sums",), [1]), (("sums", "loss"), None), (("cursor",), {"next": 0}),
+        (("cursor", "next"), -1), (("cursor", "next"), None), (("optimization",), {}), (("recipe",), None),
+        (("optimization", "averages"), "yes"), (("optimization", "averages"), True),
+        (("optimization", "averaged_steps"), None), (("optimization", "optimizer"), [1]),
+        (MOMENT, torch.zeros(2)), (MOMENT, torch.zeros(8, 4)), (MOMENT, torch.zeros(32, dtype=torch.float64)),
+        ("optimizer/core.bias", torch.zeros(32)), ("model/core.bias", torch.zeros(3)), ("random/torch", torch.zeros(9)),
+    ],
+)  # fmt: skip
+def test_an_odd_state_in_a_whole_checkpoint_is_refused_and_nothing_written(place, odd, finished, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    tensors, metadata = checkpoint.load(out / "last.safetensors")
+    *folders, name = place if isinstance(place, tuple) else (place,)
+    container = metadata if isinstance(place, tuple) else tensors
+    for folder in folders:
+        container = container[folder]
+    container[name] = odd
+    checkpoint.save(out / "last.safetensors", tensors, metadata)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "lock"}
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", f"--out={out}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "lock"} == before
+
+
 def test_square_brackets_in_paths_are_no_markup(tmp_path, capsys):
     out = tmp_path / "[red]run[/red]"
     assert cli.main(["train", "art/lstm", *TINY, f"--out={out}"]) == 0
@@ -104,7 +146,7 @@ def test_a_figure_that_cannot_be_written_is_refused_before_measuring(tmp_path, m
 
     monkeypatch.setattr(growth, "run", lambda *_: pytest.fail("it measured"))
     assert cli.main(["bench", "--growth", str(tmp_path / "nowhere" / "growth.png")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot write" in capsys.readouterr().err
 
 
 STORIES = (

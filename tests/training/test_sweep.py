@@ -188,8 +188,12 @@ def test_a_report_of_language_models_has_their_lowest_perplexity(tmp_path, capsy
         (["art/lstm", "--over=task.pairs"], '"task.pairs" is no setting with values'),
         (["art/lstm", "--over=task.pairs=2,"], '"task.pairs=2," is no setting with values'),
         (["art/lstm", "--over=task.pairs=2", "--over=task.pairs=3"], "in more than one --over"),
-        (["art/lstm", "--over=task.pairs=2,2"], "would share a folder"),
-        (["art/lstm", "art/lstm"], "would share a folder"),
+        (["art/lstm", "--over=task.pairs=2,2"], "would be the same or share a folder"),
+        (["art/lstm", "--over=training.seed=0,00"], "would be the same or share a folder"),
+        (["art/lstm", "art/lstm"], "would be the same or share a folder"),
+        (["art/lstm", "--over=task.pairs=2,3", "--task.pairs=4"], "--over task.pairs replaces --task.pairs"),
+        (["art/lstm", "--over=task={type: mqar}", "--task.pairs=4"], "--over task replaces --task.pairs"),
+        (["art/lstm", "--over=description=[a,b"], '"description=[a,b" is no setting with values'),
         (["art/lstm", "--threads=0"], "--threads is 0"),
     ],
 )
@@ -251,3 +255,50 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
 def test_a_point_knows_its_folder(tmp_path):
     (point,) = sweep.points(["art/lstm"], [], [])
     assert point.path(tmp_path) == tmp_path / "art/lstm/run"
+
+
+ODD = ("../../x", "/etc", "..", ".", "a/b", "a_b", "a:b", "a b", "{b: [1, 2]}", "é", "x" * 300, "x" * 299 + "y")
+
+
+def test_folders_of_odd_values_are_short_differ_and_stay_inside(tmp_path):
+    settings = [{"description": value} for value in ODD] + [{"a": "1", "b": "2"}, {"a": "1,b=2"}, {"a": "1/b=2"}]
+    paths = [sweep.Point("art/lstm", setting, None).path(tmp_path) for setting in settings]
+    assert {path.resolve().parent for path in paths} == {tmp_path / "art/lstm"}
+    assert all(0 < len(path.name.encode()) <= 120 for path in paths)
+    assert len({path.name for path in paths[:-3]}) == len(ODD)
+    assert paths[-1] not in paths[:-1]
+
+
+def test_a_value_that_is_a_path_makes_a_folder_inside(tmp_path):
+    out = tmp_path / "a/b/out"
+    command = ["sweep", "art/lstm", "--over=description=../../x,/tmp/x", f"--out={out}", *SMALL, "--training.steps=1"]
+    assert cli.main(command) == 0
+    runs = list(tmp_path.rglob("config.yaml"))
+    assert len(runs) == 2 and all(run.parent.parent == out / "art/lstm" for run in runs)
+
+
+def test_commas_in_brackets_and_quotes_belong_to_a_value():
+    over = [
+        "task.delay=0,[1, 2],3",
+        "description='a,b',\"c, d\",e",
+        "training.early_stopping={target: 1, patience: 2},{patience: 3}",
+    ]
+    found = [list(sweep._axis(text)) for text in over]
+    assert found == [
+        ["task.delay", ["0", "[1, 2]", "3"]],
+        ["description", ["'a,b'", '"c, d"', "e"]],
+        ["training.early_stopping", ["{target: 1, patience: 2}", "{patience: 3}"]],
+    ]
+    points = sweep.points(["art/lstm"], over[1:], [])
+    assert [point.recipe.description for point in points] == ["a,b", "a,b", "c, d", "c, d", "e", "e"]
+    assert {point.recipe.training.early_stopping.patience for point in points} == {2, 3}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report", "FOLDER", "--out=no/such/name"], ["graphs", "returns", "x", "--out=a.gif"]]
+)
+def test_figures_are_checked_before_anything_is_read(arguments, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "collect", None)
+    assert cli.main([str(folder) if word == "FOLDER" else word for word in arguments]) == 2
+    assert "cannot" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -106,3 +106,31 @@ def test_another_models_weights_are_refused(begin):
     checkpoint.save(trainer.run.best, tensors, {"step": 1})
     with pytest.raises(UserError, match="does not say which model it holds"):
         load_model(trainer.run.best)
+    checkpoint.save(trainer.run.best, tensors, {"recipe": metadata["recipe"], "interface": metadata["interface"]})
+    with pytest.raises(UserError, match="does not say which model it holds"):  # nor its step
+        load_model(trainer.run.best)
+
+
+@pytest.mark.parametrize(
+    ("key", "odd"),
+    [("words", 1.5), ("words", None), ("unit", "lines"), ("unit", []), ("odd", 1), ("observation_size", "x")],
+)
+def test_an_odd_interface_is_refused(key, odd, begin):
+    trainer = begin()
+    trainer.save()
+    tensors, metadata = checkpoint.load(trainer.run.last)
+    metadata["interface"][key] = odd
+    checkpoint.save(trainer.run.last, tensors, metadata)
+    with pytest.raises(UserError, match=key):
+        load_model(trainer.run.path)
+
+
+def test_a_state_of_another_shape_is_refused(begin):
+    trainer = begin("--training.steps=2")
+    trainer.train()
+    tensors, metadata = checkpoint.load(trainer.run.best)
+    name = next(name for name in tensors if name.startswith("state/"))
+    for odd in (tensors[name].flatten(), tensors[name][..., :1], tensors[name].to(torch.int64)):
+        checkpoint.save(trainer.run.best, tensors | {name: odd}, metadata)
+        with pytest.raises(UserError, match="of the state is of another shape or kind"):
+            load_model(trainer.run.best)

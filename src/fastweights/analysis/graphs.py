@@ -11,7 +11,7 @@ import numpy as np
 
 from fastweights.analysis.figures import COLORS, new_figure, write
 from fastweights.environments.graphs import distances
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.training.runs import RunFolder
 from fastweights.training.trained import refuse_outside_code
 
@@ -106,7 +106,13 @@ def draw_returns(paths: Sequence[str | Path], path: str | Path) -> None:
     for panel, (split, title) in zip(panels, titles.items(), strict=True):
         rules, steps = [], [100.0]  # an axis, even where nothing is recorded yet
         for color, (name, records, task) in zip(_cycle(len(runs)), runs, strict=True):
-            episodes, returns = curve(records, split)
+            try:
+                episodes, returns = curve(records, split)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{name} has records that are none of an agent ({reason(error)[:200]}); mend its metrics.jsonl or "
+                    "leave the run out."
+                ) from error
             panel.plot(episodes, returns, color=color, marker=".", markersize=4, label=name)
             steps += episodes
             if (task.rules, task.graphs, task.graph_seed) not in rules:
@@ -147,7 +153,10 @@ def curve(records: Sequence[dict[str, Any]], split: str) -> tuple[list[float], l
     for step, reward in points:
         bands.setdefault(int(BANDS * math.log(step) / last), []).append((step, reward))
     middles = [math.exp(sum(math.log(step) for step, _ in band) / len(band)) for band in bands.values()]
-    return middles, [sum(reward for _, reward in band) / len(band) for band in bands.values()]
+    means = [sum(reward for _, reward in band) / len(band) for band in bands.values()]
+    if not all(map(math.isfinite, means)):
+        raise ValueError("a return is not finite")
+    return middles, means
 
 
 def walk(model: ActorCritic, task: GraphRL, split: str, number: int, seed: int) -> dict[str, Any]:

@@ -80,11 +80,19 @@ def collect(folder: str | Path, on_skip: Callable[[str], None] = lambda reason: 
     for path in sorted(Path(folder).rglob("config.yaml")):
         try:
             run = _read(RunFolder.open(path.parent))
-        except (KeyError, TypeError, ValueError, AttributeError, OSError, UserError) as error:
+            if run is not None:
+                groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            RecursionError,
+            TypeError,
+            ValueError,
+            UserError,
+        ) as error:
             on_skip(f"{path.parent} is left out: it cannot be read ({type(error).__name__}: {reason(error)[:200]})")
-            continue
-        if run is not None:
-            groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
     if not groups:
         raise UserError(
             f"{folder} holds no run of a sweep that has been validated; "
@@ -101,6 +109,8 @@ def _read(run: RunFolder) -> SweptRun | None:
     if not sweep or not validations:
         return None
     metric = Metric(**config["headline"])
+    if not isinstance(metric.label, str):
+        raise TypeError("the label of the headline is no text")
     metric.show(0.0)
     settings = {str(key): str(value) for key, value in sweep["settings"].items()}
     seed = settings.pop(SEED, "0")

@@ -187,8 +187,17 @@ def state_from_dict(like: Any, values: Mapping[str, Tensor]) -> Any:
 
     Raises:
         KeyError: where a part is missing.
+        ValueError: where a part is of another shape, but for the number of rows, or kind.
     """
     leaves, form = pytree.tree_flatten_with_path(like)
+    for path, leaf in leaves:
+        value = values[_name(path)]
+        if (
+            value.ndim != leaf.ndim
+            or value.shape[1:] != leaf.shape[1:]
+            or value.is_floating_point() != leaf.is_floating_point()
+        ):
+            raise ValueError(f"{_name(path)} of the state is of another shape or kind")
     return pytree.tree_unflatten([values[_name(path)] for path, _ in leaves], form)
 
 

@@ -116,7 +116,7 @@ def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:
     """The classes of a recipe's task, objective and core."""
 
     def name(spec: Any) -> Any:
-        return spec if isinstance(spec, str) else spec.get("type")
+        return spec.get("type") if isinstance(spec, Mapping) else spec
 
     task = tasks.TASKS.find(name(recipe.task))
     objective = OBJECTIVES.find(name(_objective_spec(recipe, task)))

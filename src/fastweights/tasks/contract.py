@@ -10,12 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fastweights import specs
 from fastweights.data.vocabulary import Vocabulary
 from fastweights.errors import UserError
+from fastweights.specs import Width
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 class Spaces:
     """What an agent observes and does: vectors of `observation_size` numbers, `num_actions` discrete actions."""
 
-    observation_size: int
-    num_actions: int
+    observation_size: Width
+    num_actions: Width
 
     def to_dict(self) -> dict[str, Any]:
         """The sizes as plain values."""
@@ -42,9 +44,15 @@ def interface_from_dict(values: dict[str, Any]) -> Interface:
     """The interface that `to_dict` made plain.
 
     Raises:
-        KeyError, TypeError: where the values are of another form.
+        UserError: where the values are of another form.
     """
-    return Vocabulary.from_dict(values) if "words" in values else Spaces(**values)
+    if "words" in values:
+        return specs.call("vocabulary", _vocabulary, values)
+    return specs.call("interface", Spaces, values)
+
+
+def _vocabulary(words: str, unit: Literal["words", "characters"]) -> Vocabulary:
+    return Vocabulary.from_dict({"words": words, "unit": unit})
 
 
 class Batch(NamedTuple):

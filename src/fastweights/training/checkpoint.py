@@ -155,13 +155,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def unwritable(path: str | Path, error: OSError) -> UserError:
+def unwritable(path: str | Path, error: OSError | ValueError) -> UserError:
     """The error for a `path` that cannot be written: the reason and what to do."""
-    if error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
         advice = "free some space or choose another folder"
     else:
         advice = "check that its folder exists and may be written to"
-    return UserError(f"cannot write {path} ({error.strerror or error}); {advice}")
+    return UserError(f"cannot write {path} ({getattr(error, 'strerror', None) or error}); {advice}")
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -13,18 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from fastweights import recipes
+from fastweights import recipes, specs
 from fastweights.cores.contract import map_state, state_from_dict, state_to_dict
 from fastweights.distributed import Group
-from fastweights.errors import UserError
+from fastweights.errors import UserError, reason
 from fastweights.objectives import Objective, Step, Sums
 from fastweights.ops import cpu
 from fastweights.recipes import Assembly
+from fastweights.specs import Count
 from fastweights.tasks import Task
 from fastweights.training import checkpoint
 from fastweights.training.allocator import keep_freed_blocks
@@ -320,20 +322,14 @@ class Trainer:
             raise UserError(
                 f"{self.run.last} was saved by another recipe than {self.run.config}; train with another --out."
             )
-        tensors = checkpoint.unflatten(flat)
-        self.model.load_state_dict(tensors["model"])
-        self.optimization.load_state_dict(tensors, metadata["optimization"])
-        self._restore_random(tensors["random"])
-        if "state" in tensors:
-            rows = self.options.batch_size // self.group.size
-            state = state_from_dict(self.model.core.initial_state(rows), tensors["state"])
-            self.state = map_state(lambda tensor: tensor[self.shard].to(self.group.device), state)
-        self.source.load_state_dict(metadata["cursor"])
-        self.step, self.best, self.stopped_early = metadata["step"], metadata["best"], metadata["stopped_early"]
+        try:
+            self._restore(checkpoint.unflatten(flat), metadata)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.run.last} holds no state of this run ({reason(error)[:200]}); train with another --out."
+            ) from error
         if not self.group.is_first:
             return
-        self.sums.load_state_dict(metadata["sums"])
-        self.count = metadata["count"]
         self.run.truncate_records(self.step)
         self.recorded = self.step >= min(self.options.report_every, self.options.evaluate_every)
         for key, value in self._environment().items():
@@ -341,6 +337,25 @@ class Trainer:
                 self.observer.note(
                     f"saved with {key} {metadata.get(key)}, resumed with {value}: results may differ in the last digits"
                 )
+
+    def _restore(self, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        self.step = specs.check("step", metadata["step"], Annotated[int, Ge(0), Le(self.options.steps)])
+        self.best = specs.check("best", metadata["best"], float | None)
+        self.stopped_early = specs.check("stopped_early", metadata["stopped_early"], bool)
+        self.model.load_state_dict(tensors["model"])
+        self.optimization.load_state_dict(tensors, metadata["optimization"])
+        self._restore_random(tensors["random"])
+        if "state" in tensors:
+            rows = self.options.batch_size // self.group.size
+            state = state_from_dict(self.model.core.initial_state(rows), tensors["state"])
+            self.state = map_state(lambda tensor: tensor[self.shard].to(self.group.device), state)
+        cursor = specs.check("cursor", metadata["cursor"], dict[str, Count | list[Count] | list[list[Count]] | None])
+        if [(key, type(cursor[key])) for key in cursor] != [(k, type(v)) for k, v in self.source.state_dict().items()]:
+            raise ValueError("the cursor is of other data")
+        self.source.load_state_dict(cursor)
+        if self.group.is_first:
+            self.sums.load_state_dict(specs.check("sums", metadata["sums"], dict[str, float | list[float]]))
+            self.count = specs.check("count", metadata["count"], Count)
 
     def _check_files(self) -> None:
         digest, config = files_digest(self.task, self.data), self.run.read_config()

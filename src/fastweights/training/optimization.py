@@ -59,14 +59,15 @@ class Optimization:
         self.options = options
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters: list[Tensor] = list(model.parameters())
-        self.optimizer = self._build(options.optimizer)
+        self.spec: Mapping[str, Any] | str = options.optimizer  # of the optimizer at work
+        self.optimizer = self._build(self.spec, self.parameters)
         if options.average is not None and options.average.optimizer is not None:
-            self._build(options.average.optimizer)  # refused now, not in the middle of a training
+            self._build(options.average.optimizer, self.parameters)  # refused now, not in the middle of a training
         self.average: list[Tensor] | None = None
         self.averaged_steps = 0
         self.validations_since_best = 0
 
-    def _build(self, spec: Mapping[str, Any] | str) -> torch.optim.Optimizer:
+    def _build(self, spec: Mapping[str, Any] | str, parameters: list[Tensor]) -> torch.optim.Optimizer:
         settings: dict[str, Any] = {"type": spec} if isinstance(spec, str) else {"type": "adam", **spec}
         if "lr" in settings:
             raise UserError("training.optimizer has lr; set training.learning_rate instead.")
@@ -83,7 +84,7 @@ class Optimization:
             OPTIMIZERS.build(settings, [trial]).step()  # some options are checked only here
         except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"training.optimizer cannot make a step ({reason(error)}); change its options.") from error
-        return OPTIMIZERS.build(settings, self.parameters)
+        return OPTIMIZERS.build(settings, parameters)
 
     def step(self, step: int, lr_scale: float = 1.0) -> Tensor:
         """Clip the accumulated gradients, make the optimizer's step, counted from 0, and clear them.
@@ -126,7 +127,8 @@ class Optimization:
     def _start_average(self) -> None:
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         if self.options.average is not None and self.options.average.optimizer is not None:
-            self.optimizer = self._build(self.options.average.optimizer)
+            self.spec = self.options.average.optimizer
+            self.optimizer = self._build(self.spec, self.parameters)
 
     def after_validation(self, is_best: bool) -> None:
         """Start averaging where a recipe's patience has ended without a new best validation."""
@@ -176,8 +178,11 @@ class Optimization:
 
         Raises:
             KeyError: where a part is missing.
+            ValueError: where a part is of another shape or kind.
         """
-        if plain["averages"]:
+        self.averaged_steps = specs.check("averaged_steps", plain["averaged_steps"], specs.Count)
+        self.validations_since_best = specs.check("its validations", plain["validations_since_best"], specs.Count)
+        if specs.check("averages", plain["averages"], bool):
             self._start_average()
             assert self.average is not None
             for mean, name in zip(self.average, self.names, strict=True):
@@ -188,6 +193,20 @@ class Optimization:
             for index, name in enumerate(self.names)
             if name in moments or name in plain["optimizer"]
         }
+        expected = self._state_after_a_step()
+        for index, values in state.items():
+            if _kinds(values) != _kinds(expected[index]):  # torch checks no shape, and reads beyond the end
+                raise ValueError(f"the optimizer's state of {self.names[index]} is of another shape or kind")
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.averaged_steps = plain["averaged_steps"]
-        self.validations_since_best = plain["validations_since_best"]
+
+    def _state_after_a_step(self) -> dict[int, dict[str, Any]]:
+        parameters = [torch.zeros_like(parameter, device="cpu") for parameter in self.parameters]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        trial = self._build(self.spec, parameters)
+        trial.step()
+        return trial.state_dict()["state"]
+
+
+def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: (x.shape, x.dtype) if isinstance(x, Tensor) else type(x) for key, x in values.items()}

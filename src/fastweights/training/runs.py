@@ -136,7 +136,7 @@ class RunFolder:
         try:
             self._content = self.config.read_bytes()
             config = yaml.safe_load(self._content.decode())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"cannot read {self.config} ({reason(error)}); mend it or choose another run") from error
         if not isinstance(config, dict):
             raise UserError(f"{self.config} holds no settings; mend it or choose another run")
@@ -251,9 +251,9 @@ def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            if not isinstance(record["step"], int):
-                raise ValueError("the step is no whole number")
-        except (ValueError, KeyError, TypeError) as error:
+            if type(record["step"]) is not int or not 0 <= record["step"] < 2**63:
+                raise ValueError("the step is no number of steps")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"line {number} of {path} is not a record; remove it") from error
         lines.append((line + b"\n", record))
     return lines

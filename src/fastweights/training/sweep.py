@@ -86,8 +86,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     """The key and the values of `task.pairs=8,16`; commas inside brackets and quotes belong to a value."""
     key, _, values = text.partition("=")
     try:
-        nodes: Any = yaml.compose(f"[{values}]", yaml.SafeLoader)
-        nodes = nodes.value
+        nodes = getattr(yaml.compose(f"[{values}]", yaml.SafeLoader), "value", [])
     except (yaml.YAMLError, RecursionError):
         nodes = []
     found = [values[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes]

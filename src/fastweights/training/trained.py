@@ -86,7 +86,7 @@ def _assemble(path: Path, metadata: dict[str, Any], overrides: Sequence[str], tr
     for override in overrides:
         if override.partition("=")[0].partition(".")[0] not in ("--task", "--objective"):
             raise UserError(f"A trained model has its model and training settings; leave {override} out.")
-    if not {"recipe", "interface"} <= metadata.keys():
+    if not {"recipe", "interface", "step"} <= metadata.keys():
         raise UserError(f"{path} does not say which model it holds; choose another checkpoint.")
     refuse_outside_code(path, metadata["recipe"], trust)
     try:
