@@ -184,16 +184,23 @@ class FastWeightMemory(Core):
     def _step(self, x: Any, state: FWMState | None) -> tuple[Tensor, FWMState]:
         slow: Any = self.slow
         (hidden, cell), memory = self.initial_state(x.shape[0]) if state is None else state
+        write, read, output, options = self.write, self.read, self.output, self.options
         weights = StepWeights(
-            slow.input_weight,
-            slow.recurrent_weight,
-            slow.bias,
-            slow.second_bias,
-            *(parameter for layer in (self.write, self.read, self.output) for parameter in (layer.weight, layer.bias)),
+            *(slow.input_weight, slow.recurrent_weight, slow.bias, slow.second_bias),
+            *(write.weight, write.bias, read.weight, read.bias, output.weight, output.bias),
         )
-        options = {name: self.options[name] for name in ("write_scale", "tanh_first_query", "tanh_queries")}
-        options |= {"residual": self.residual, "forget_bias": slow.forget_bias}
-        y, hidden, cell, memory = core_step(x[:, 0], hidden, cell, memory, weights, options)
+        y, hidden, cell, memory = core_step(
+            x[:, 0],
+            hidden,
+            cell,
+            memory,
+            weights,
+            forget_bias=slow.forget_bias,
+            write_scale=options["write_scale"],
+            tanh_first_query=options["tanh_first_query"],
+            tanh_queries=options["tanh_queries"],
+            residual=self.residual,
+        )
         return y.unsqueeze(1), FWMState(LSTMState(hidden, cell), memory)
 
     def keys(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,7 +5,6 @@ For inference one token at a time, where a call of each op and each layer would 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -37,7 +36,7 @@ def core_step(
     cell: Tensor,
     memory: Tensor | WriteLog,
     weights: Weights,
-    options: Mapping[str, float],
+    **options: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | WriteLog]:
     """Run one step.
 
@@ -46,7 +45,7 @@ def core_step(
         hidden, cell: the LSTM's state, both `[B, H]`.
         memory: F `[B, d, d, d]`; or a log of writes, to which this step's is added in place.
         weights: of all layers.
-        options: forget_bias, write_scale, and as 0 or 1 tanh_first_query, tanh_queries and residual.
+        **options: forget_bias, write_scale, and as 0 or 1 tanh_first_query, tanh_queries and residual.
 
     Returns:
         The output `[B, H]`, the new hidden and cell state, and the new memory.
@@ -56,11 +55,12 @@ def core_step(
     """
     (B, H), d = hidden.shape, weights.output_weight.shape[1]
     hops = weights.read_weight.shape[0] // d - 1
-    found = {name: hidden.new_empty(B, H) for name in ("outputs", "new_hidden", "new_cell")}
-    arguments = cpu.CoreStepArguments(B=B, I=x.shape[1], H=H, d=d, hops=hops, threads=torch.get_num_threads())
-    arguments.set_contiguous(x=x, hidden=hidden, cell=cell)
-    arguments.set_contiguous(**weights._asdict())
-    arguments.set(**options, **found)
+    outputs, new_hidden, new_cell = hidden.new_empty(3, B, H).unbind(0)
+    arguments = cpu.CoreStepArguments(
+        B=B, I=x.shape[1], H=H, d=d, hops=hops, threads=torch.get_num_threads(), **options
+    )
+    arguments.set_contiguous(x=x, hidden=hidden, cell=cell, **weights._asdict())
+    arguments.set(outputs=outputs, new_hidden=new_hidden, new_cell=new_cell)
     if isinstance(memory, WriteLog):
         count, capacity = memory.room()
         log = arguments.log
@@ -74,7 +74,7 @@ def core_step(
     cpu.call("core_step", arguments)
     if isinstance(memory, WriteLog):
         memory.num_writes.add_(1)
-    return found["outputs"], found["new_hidden"], found["new_cell"], new_memory
+    return outputs, new_hidden, new_cell, new_memory
 
 
 def is_supported(tensors: list[Tensor], key_sizes: set[int], num_reads: int) -> bool:
