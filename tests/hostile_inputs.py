@@ -157,7 +157,9 @@ def attack(words: list[str], patience: float = 3) -> Outcome:
         kind = "code 2 with something else than sentences"
     if code == 2 and not (text + shown.getvalue()).strip():
         kind = "code 2 without a sentence"
-    if re.search(r"Traceback|<class '|Exception raised from|frame #", text + shown.getvalue()):
+    # Python itself reports an interrupt that arrives while it frees an object, and goes on
+    told = re.sub(r"Exception ignored in:.*?\nKeyboardInterrupt: ?\n", "", text + shown.getvalue(), flags=re.DOTALL)
+    if re.search(r"Traceback|<class '|Exception raised from|frame #", told):
         kind = f"code {code} with Python's words"
     return Outcome(words, kind, text + shown.getvalue(), time.monotonic() - began)
 
