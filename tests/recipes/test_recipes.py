@@ -320,6 +320,7 @@ def test_the_nearest_recipe_is_named(name, nearest):
         ("--model.head_size=true", r"head_size of the model is True"),
         ("--model.core.second_key_size=big", r"second_key_size of the core \"fwm\" is 'big'"),
         ("--model.core.hidden_size=1000000000", r"it must be less than or equal to 100000 \(a wider layer fits no"),
+        ("--training.accumulate=1000000000", r"less than or equal to 10000 \(a step waits for all its batches\)"),
         ("--model.core.num_reads=1000000000", r"less than or equal to 1000 \(they run one after another at every"),
         ("--model.core={type: lstm-stack, num_layers: 1000000000}", r"less than or equal to 1000 \(they run one after"),
         ("--model.core={type: fw-rnn, inner_steps: 1000000000}", r"less than or equal to 1000 \(they run one after"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from fastweights.specs import Count, Positive, Probability, Seed, Size
 
@@ -56,7 +58,7 @@ class TrainingOptions:
     """Steps of linear warm-up of the learning rate from 0."""
     clip_norm: Positive | None = None
     """Gradient clipping: largest norm of the gradient; null for none."""
-    accumulate: Size = 1
+    accumulate: Annotated[int, Ge(1), Le(10_000), "a step waits for all its batches"] = 1
     """Gradient accumulation: batches of each optimizer step."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Mixed precision: with bfloat16 the forward pass runs under torch.autocast."""
