@@ -215,6 +215,7 @@ def test_its_own_options_are_swept(example):
         "own_objective": ("objective", "smoothing", (0.0, 0.2)),
     }[example]
     over = f"{kind}.{option}={values[0]},{values[1]}"
+    settings = [setting for setting in settings if not setting.startswith(f"--{kind}.{option}=")]  # else it is fixed
     run("sweep", recipe, key, spec, *settings, f"--over={over}", "--out=sweep", "--training.steps=2")
     configs = [yaml.safe_load(path.read_text()) for path in Path("sweep").rglob("config.yaml")]
     specs = [
