@@ -179,6 +179,28 @@ def test_growth_is_measured_and_drawn(tmp_path):
         growth.draw(found, tmp_path / "growth.rubbish")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--growth=growth"], "must end in .png or .svg"),
+        (["--growth=nowhere/growth.png"], "cannot write nowhere/growth.png"),
+        (["--growth=growth.png", "--repeats=0"], "--repeats is 0"),
+        (["--growth=growth.png", "--agent"], "leave --agent, --profile, --batch-size and --length out"),
+        (["--growth=growth.png", "--length=3"], "leave --agent, --profile, --batch-size and --length out"),
+        (["--batch-size=1000000000"], "give at most 100,000"),
+        (["--agent", "--length=1000000000"], "give at most 100,000"),
+        (["--repeats=1000000000"], "--repeats is 1000000000; the median needs at most 1,000"),
+    ],
+)
+def test_what_cannot_be_measured_or_drawn_is_refused_first(arguments, sentence, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers, "Worker", None)
+    assert cli.main(["bench", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed and printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wrong", ["batch_size", "length", "repeats"])
 def test_sizes_are_checked(wrong):
     with pytest.raises(UserError, match=f"--{wrong.replace('_', '-')} is 0"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastweights import cli, recipes, tasks
-from fastweights.analysis import graphs
+from fastweights.analysis import figures, graphs
 from fastweights.environments.graphs import distances
 from fastweights.training.runs import RunFolder
 
@@ -130,6 +130,8 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
         (["maps", "--out=m"], "The figure m cannot be written: its name must end in .png or .svg"),
         (["maps", "--out=no/maps.png"], "cannot write no/maps.png"),
         (["maps", "--out=maps.png", "--model.x=1"], "leave --model.x=1 out"),
+        (["walk", "RUN", "--seed=-1"], "--seed is -1; give 0 or more"),
+        (["walk", "RUN", "--objective.discount=0.5"], "leave --objective.discount=0.5 out"),
         (["walk", "RUN", "--training.seed=1"], "leave --training.seed=1 out"),
         (["returns", "RUN", "--out=returns"], "The figure returns cannot be written"),
         (["maps", "--out=maps.png", "--task.states=1"], "there is no graph of 1 states and 3 actions"),
@@ -160,3 +162,10 @@ def test_records_that_cannot_be_drawn_are_refused(train, run, tmp_path, capsys):
     assert cli.main(["graphs", "returns", str(tmp_path / "odd"), f"--out={tmp_path / 'out.png'}"]) == 2
     printed = capsys.readouterr().err
     assert "odd has records that are none of an agent" in printed and printed.count("\n") == 1
+
+
+def test_a_figure_is_tried_before_it_is_drawn_and_what_was_there_stays(tmp_path):
+    figures.check(tmp_path / "new.png")
+    (tmp_path / "old.svg").write_text("kept")
+    figures.check(tmp_path / "old.svg")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.svg", "kept")]

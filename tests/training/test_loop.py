@@ -351,3 +351,41 @@ def test_a_full_disk_is_the_users_to_mend_and_the_old_checkpoint_survives(begin,
             trainer.train()
     assert trainer.run.last.read_bytes() == before
     assert not list(trainer.run.path.glob(".*.partial"))
+
+
+SPOILED = {
+    "moments of another shape": lambda tensors, saved: tensors.update({MOMENT: tensors[MOMENT].repeat(2, 1)}),
+    "moments of another type": lambda tensors, saved: tensors.update({MOMENT: tensors[MOMENT].double()}),
+    "no moments of a kind": lambda tensors, saved: tensors.pop(MOMENT),
+    "a weight of another name": lambda tensors, saved: tensors.update(
+        {"model/x": tensors.pop("model/embedding.weight")}
+    ),
+    "a state of another batch size": lambda tensors, saved: tensors.update({STATE: tensors[STATE][:1]}),
+    "a state of another size": lambda tensors, saved: tensors.update({STATE: tensors[STATE][..., :1]}),
+    "random numbers of another length": lambda tensors, saved: tensors.update({RANDOM: tensors[RANDOM][:, :5]}),
+    "a name that is a folder": lambda tensors, saved: tensors.update({f"{MOMENT}/x": tensors[MOMENT]}),
+    "a step that is a word": lambda tensors, saved: saved.update(step="x"),
+    "a later step than the last": lambda tensors, saved: saved.update(step=7),
+    "a best value that is a word": lambda tensors, saved: saved.update(best="x"),
+    "no count": lambda tensors, saved: saved.pop("count"),
+    "sums that are words": lambda tensors, saved: saved.update(sums={"loss": "x"}),
+    "sums of something else": lambda tensors, saved: saved.update(sums={"x": 1.0}),
+    "a cursor of another kind": lambda tensors, saved: saved.update(cursor=[1]),
+    "a cursor that cannot be read from": lambda tensors, saved: saved["cursor"].update(next="x"),
+    "no state of the optimization": lambda tensors, saved: saved.update(optimization={}),
+}
+WEIGHT, MOMENT = "model/embedding.weight", "optimizer/embedding.weight/exp_avg"
+STATE, RANDOM = "state/memory", "random/torch"
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_checkpoint_with_a_valid_digest_and_wrong_contents_is_refused(kind, trainings):
+    trainer = trainings.begin("catbabi-qa/fwm", *STORIES, "--training.steps=2")
+    trainer.train()
+    tensors, metadata = checkpoint.load(trainer.run.last)
+    SPOILED[kind](tensors, metadata)
+    checkpoint.save(trainer.run.last, tensors, metadata)
+    before = trainer.run.metrics.read_bytes()
+    with pytest.raises(UserError, match=r"last\.safetensors holds no state of this run"):
+        resumed(trainer)
+    assert trainer.run.metrics.read_bytes() == before

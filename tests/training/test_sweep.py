@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree
 
 import pytest
@@ -187,6 +188,8 @@ def test_a_report_of_language_models_has_their_lowest_perplexity(tmp_path, capsy
         (["art/lstm", "--over=task.pairs=2,30"], "30 pairs need 30 different keys"),
         (["art/lstm", "--over=task.pairs"], '"task.pairs" is no setting with values'),
         (["art/lstm", "--over=task.pairs=2,"], '"task.pairs=2," is no setting with values'),
+        (["art/lstm", "--over=task.pairs="], '"task.pairs=" is no setting with values'),
+        (["art/lstm", "--over=task.pairs=[2"], '"task.pairs=[2" is no setting with values'),
         (["art/lstm", "--over=task.pairs=2", "--over=task.pairs=3"], "in more than one --over"),
         (["art/lstm", "--over=task.pairs=2,2"], "would be the same or share a folder"),
         (["art/lstm", "--over=training.seed=0,00"], "would be the same or share a folder"),
@@ -203,6 +206,20 @@ def test_a_sweep_that_makes_no_sense_is_refused_before_it_begins(tmp_path, capsy
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_best_model_of_another_recipe_is_not_tested(folder, tmp_path, capsys):
+    """It could name code, and a sweep trusts what it has trained."""
+    out = tmp_path / "copied"
+    shutil.copytree(folder, out)
+    path = out / "art/lstm/pairs=2,seed=0"
+    (path / "test.json").unlink()
+    tensors, metadata = checkpoint.load(path / "best.safetensors")
+    metadata["recipe"]["model"]["core"] = "trap_of_test_sweep:Core"
+    checkpoint.save(path / "best.safetensors", tensors, metadata)
+    found = outcomes(out, capsys, "--test")
+    assert found["failed"] == [str(path)] and len(found["done"]) == 7
+    assert not (path / "test.json").exists()
 
 
 def test_rows_are_means_over_seeds(folder):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fastweights.analysis.figures import new_figure, write
 from fastweights.bench import measurements
-from fastweights.bench.machine import compared_backends
+from fastweights.bench.machine import check_sizes, compared_backends
 from fastweights.bench.measurements import Work
 from fastweights.bench.workers import medians, team_of
 
@@ -23,7 +23,12 @@ LABELS = {"reference": "step by step", "plain": "chunkwise, plain torch", "cpu":
 
 
 def run(repeats: int, console: Console, axes: dict[str, tuple[str, tuple[int, ...]]] = AXES) -> dict[str, Any]:
-    """The memory's seconds, forward and backward, per axis and backend; off the axis `[B 32, T 200, d 32]`."""
+    """The memory's seconds, forward and backward, per axis and backend; off the axis `[B 32, T 200, d 32]`.
+
+    Raises:
+        UserError: where the number of repeats makes no sense, or a measurement fails.
+    """
+    check_sizes(repeats=repeats)
     backends = compared_backends(measurements.backends()["fwm"])
     found: dict[str, Any] = {}
     for axis, (_, values) in axes.items():

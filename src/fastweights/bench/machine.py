@@ -10,17 +10,18 @@ from fastweights.doctor import processor_name
 from fastweights.errors import UserError
 from fastweights.ops import cpu
 
+MOST_REPEATS = 1000
+MOST_STEPS = 100_000  # of all sequences: the step-by-step loop keeps 0.8 MB for each
+
 
 def describe(batch_size: int, length: int, repeats: int) -> dict[str, Any]:
     """The machine and the sizes of a benchmark, as a result records them.
 
     Raises:
-        UserError: where a size is below 1.
+        UserError: where a size is below 1 or too large to be measured.
     """
     sizes = {"batch_size": batch_size, "length": length, "repeats": repeats}
-    for name, value in sizes.items():
-        if value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+    check_sizes(**sizes)
     return {
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
@@ -28,6 +29,24 @@ def describe(batch_size: int, length: int, repeats: int) -> dict[str, Any]:
         "kernels": cpu.instruction_set(),
         **sizes,
     }
+
+
+def check_sizes(batch_size: int = 1, length: int = 1, repeats: int = 1) -> None:
+    """Refuse sizes that cannot be measured.
+
+    Raises:
+        UserError: where a size is below 1 or too large.
+    """
+    for name, value in {"batch-size": batch_size, "length": length, "repeats": repeats}.items():
+        if value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 1.")
+    if batch_size * length > MOST_STEPS:
+        raise UserError(
+            f"--batch-size times --length is {batch_size * length}; give at most {MOST_STEPS:,}, as the step-by-step "
+            "loop keeps a memory for each step."
+        )
+    if repeats > MOST_REPEATS:
+        raise UserError(f"--repeats is {repeats}; the median needs at most {MOST_REPEATS:,}.")
 
 
 def caption(machine: dict[str, Any], rows: str, steps: str) -> str:

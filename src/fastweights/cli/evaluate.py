@@ -10,6 +10,7 @@ from fastweights.cli.output import make_console, print_json
 from fastweights.errors import UserError
 
 EPISODES = 10
+MOST_EPISODES = 10_000  # of each environment
 
 
 def evaluate(args: Namespace) -> None:
@@ -43,8 +44,8 @@ def _refuse_misfits(args: Namespace, acts: bool) -> None:
     """Refuse options that have no meaning for an agent, or for a token model."""
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; give at least 1.")
-    if args.episodes is not None and args.episodes < 1:
-        raise UserError(f"--episodes is {args.episodes}; give at least 1.")
+    if args.episodes is not None and not 1 <= args.episodes <= MOST_EPISODES:
+        raise UserError(f"--episodes is {args.episodes}; give 1 to {MOST_EPISODES:,}.")
     if args.data and args.generated:
         raise UserError("--data and --generated contradict each other; give one of them.")
     of_token_models = {"data": args.data, "generated": args.generated, "initial-state": args.initial_state}

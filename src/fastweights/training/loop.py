@@ -20,7 +20,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from fastweights import recipes, specs
-from fastweights.cores.contract import map_state, state_from_dict, state_to_dict
+from fastweights.cores.contract import map_state, state_from_dict, state_to_dict, tensors_of
 from fastweights.distributed import Group
 from fastweights.errors import UserError, reason
 from fastweights.objectives import Objective, Step, Sums
@@ -324,7 +324,7 @@ class Trainer:
             )
         try:
             self._restore(checkpoint.unflatten(flat), metadata)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, UserError) as error:
             raise UserError(
                 f"{self.run.last} holds no state of this run ({reason(error)[:200]}); train with another --out."
             ) from error
@@ -348,13 +348,19 @@ class Trainer:
         if "state" in tensors:
             rows = self.options.batch_size // self.group.size
             state = state_from_dict(self.model.core.initial_state(rows), tensors["state"])
+            if any(len(tensor) != self.options.batch_size for tensor in tensors_of(state)):
+                raise ValueError("the carried state is of another batch size")
             self.state = map_state(lambda tensor: tensor[self.shard].to(self.group.device), state)
         cursor = specs.check("cursor", metadata["cursor"], dict[str, Count | list[Count] | list[list[Count]] | None])
         if [(key, type(cursor[key])) for key in cursor] != [(k, type(v)) for k, v in self.source.state_dict().items()]:
             raise ValueError("the cursor is of other data")
         self.source.load_state_dict(cursor)
+        next(self.source)  # a cursor is wrong, too, where nothing can be read from it
+        self.source.load_state_dict(cursor)
         if self.group.is_first:
             self.sums.load_state_dict(specs.check("sums", metadata["sums"], dict[str, float | list[float]]))
+            if self.sums.values:
+                self.objective.metrics(self.sums)
             self.count = specs.check("count", metadata["count"], Count)
 
     def _check_files(self) -> None:

@@ -140,6 +140,8 @@ class RunFolder:
             raise UserError(f"cannot read {self.config} ({reason(error)}); mend it or choose another run") from error
         if not isinstance(config, dict):
             raise UserError(f"{self.config} holds no settings; mend it or choose another run")
+        if not isinstance(config.get("data"), str | None):
+            raise UserError(f"data in {self.config} is no directory; mend it or choose another run")
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:

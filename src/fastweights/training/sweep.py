@@ -86,10 +86,10 @@ def _axis(text: str) -> tuple[str, list[str]]:
     """The key and the values of `task.pairs=8,16`; commas inside brackets and quotes belong to a value."""
     key, _, values = text.partition("=")
     try:
-        nodes = getattr(yaml.compose(f"[{values}]", yaml.SafeLoader), "value", [])
+        nodes = yaml.compose(f"[{values}]", yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError):
-        nodes = []
-    found = [values[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes]
+        nodes = None
+    found = [values[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes.value] if nodes else []
     if not (key and found and all(found)) or values.rstrip().endswith(","):
         raise UserError(f'"{text}" is no setting with values; write for example --over task.pairs=8,16.')
     return key.removeprefix("--"), found

@@ -77,6 +77,7 @@ def test_command_line(tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--questions", "8"], "8 questions leave a split without any"),
+        (["--questions", "1000000000"], "1000000000 questions are too many for a file"),
         (["--babi-tasks", "21"], "there is no bAbI task 21"),
         (["--babi-tasks", "one"], '"one" in the bAbI tasks "one" is no task'),
     ],

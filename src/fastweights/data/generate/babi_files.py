@@ -11,6 +11,7 @@ from fastweights.data.generate import GENERATORS, check_babi_task, generate_stor
 from fastweights.data.generate.story_sizes import BABI_SIZES, StorySizes
 from fastweights.errors import UserError
 
+MOST_QUESTIONS = 1_000_000  # a hundred times bAbI's; a file is made in memory
 SPLIT_DIVISORS = {"train": 1, "valid": 9, "test": 9}  # questions of the training split per question of a split
 TASKS_WITH_REPEATS = (4,)  # few possible stories: bAbI's own splits share some, too
 MAX_REPEATS = 2000  # consecutive repeated stories before `unique_stories` gives up
@@ -37,7 +38,7 @@ def write_files(
         sizes: sizes of the stories.
 
     Raises:
-        UserError: for too few questions, an unknown bAbI task, or a directory that is not empty.
+        UserError: for too few or too many questions, an unknown bAbI task, or a directory that is not empty.
     """
     babi_tasks = tuple(sorted(GENERATORS)) if babi_tasks is None else babi_tasks
     for babi_task in babi_tasks:
@@ -45,6 +46,8 @@ def write_files(
     least = max(SPLIT_DIVISORS.values())
     if questions < least:
         raise UserError(f"{questions} questions leave a split without any; give --questions {least} or more.")
+    if questions > MOST_QUESTIONS:
+        raise UserError(f"{questions} questions are too many for a file; give --questions {MOST_QUESTIONS} or fewer.")
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
