@@ -92,9 +92,10 @@ void whole_memory_step(const FWMStepArguments& a, int64_t b, const float* F0, fl
   }
 }
 
-template <typename F>
-FW_INLINE void on_each(float* x, int count, F&& f) {  // x has room for whole vectors
-  for (int i = 0; i < count; i += WIDTH) store<WIDTH>(x + i, f(load<WIDTH>(x + i)));
+// tanh of a number of floats that whole vectors of W hold.
+template <int W>
+FW_INLINE void squash(float* x, int count) {
+  for (int i = 0; i < count; i += W) store<W>(x + i, tanh<W>(load<W>(x + i)));
 }
 
 template <int D>
@@ -134,18 +135,12 @@ struct CoreStep {
     }
     write.add(count, h, written, written_row);
     read.add(count, h, queries, queries_row);
-    auto squash = [](vec<WIDTH> x) { return tanh<WIDTH>(x); };
     for (int r = 0; r < count; ++r) {
       float *row = written + r * written_row, *query = queries + r * queries_row;
       strengths[r] = float(a.write_scale) * sigmoid<1>(vec<1>{row[3 * D] + 1})[0];
-      on_each(row, 3 * D, squash);
-      if (a.tanh_queries) {
-        if (!a.tanh_first_query) std::memcpy(found + r * D, query, sizeof(float) * D);
-        on_each(query, reads, squash);
-        if (!a.tanh_first_query) std::memcpy(query, found + r * D, sizeof(float) * D);
-      } else if (a.tanh_first_query) {
-        for (int i = 0; i < D; i += Memory<D>::W) store<Memory<D>::W>(query + i, tanh<Memory<D>::W>(load<Memory<D>::W>(query + i)));
-      }
+      squash<Memory<D>::W>(row, 3 * D);
+      if (a.tanh_first_query) squash<Memory<D>::W>(query, D);
+      if (a.tanh_queries) squash<Memory<D>::W>(query + D, hops * D);
     }
     FWMStepArguments memory = a.log;
     memory.hops = hops;

@@ -61,7 +61,8 @@ int fastweights_best() {
 int fastweights_interface(int64_t* values) {
   const int64_t all[] = {
       INTERFACE_VERSION, WIDEST_VECTOR, MOST_HOPS, int64_t(LAYER_NORM_EPSILON * 1e9 + 0.5),
-      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments), sizeof(CoreStepArguments), sizeof(LimitArguments),
+      sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments),
+      sizeof(CoreStepArguments), sizeof(LimitArguments),
       sizeof(FWLSTMArguments), sizeof(FWRNNArguments),
   };
   for (int64_t value : all) *values++ = value;

@@ -15,7 +15,7 @@ from fastweights import machine
 
 OLDEST_TORCH = (2, 4)  # the first with torch.library.custom_op
 PACKAGES = ("fastweights", "torch", "numpy", "safetensors", "pydantic", "filelock", "rich")
-FEATURES = ("avx2", "avx512f", "amx_tile", "amx_bf16")
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
 def report() -> dict[str, Any]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from fastweights.bench.measurements import MATRIX, MEMORY, REGISTER_FLOPS, Work
 from fastweights.bench.workers import medians, team_of
 from fastweights.ops import cpu
-from fastweights.ops.products import library
+from fastweights.ops.products import has_onednn, library
 
 LABELS = {
     "multiply_adds": "multiply-adds in registers: the limit",
@@ -41,7 +39,7 @@ def _can_run(name: str) -> bool:
     if name.startswith("multiply_adds"):
         return cpu.LIBRARY is not None and (name == "multiply_adds" or cpu.has_bfloat16())
     if name == "onednn":
-        return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        return has_onednn()
     return True
 
 

@@ -16,6 +16,7 @@ from fastweights.cores.contract import ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.models import Model
 from fastweights.ops import cpu, fw_lstm, fw_rnn, fwm, lstm
+from fastweights.ops.products import onednn_linear
 from fastweights.recipes import Assembly
 from fastweights.specs import Size
 from fastweights.tasks import CatBabi
@@ -206,7 +207,7 @@ def matrix_product(library: str) -> Callable[[Work, str], Callable[[], object]]:
             out = torch.empty(MATRIX, MATRIX)
             return lambda: torch.mm(a, b, out=out)
         if library == "onednn":
-            return lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+            return lambda: onednn_linear(a, b)
         half = a.bfloat16(), b.bfloat16()
         return lambda: torch.mm(*half)
 

@@ -20,17 +20,25 @@ LEAST_MULTIPLICATIONS = 1 << 21  # below it, the call costs more than the produc
 
 
 @cache
-def onednn_linear() -> Any:
-    """oneDNN's linear layer where it is the faster library, or None; torch has no public name for it."""
-    is_amd = re.search(r"^vendor_id\s*:\s*AuthenticAMD", read("/proc/cpuinfo"), re.MULTILINE)
-    if not is_amd or not torch.backends.mkldnn.is_available():
-        return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN, and its function that is not public."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN is the faster library on this processor."""
+    return has_onednn() and bool(re.search(r"^vendor_id\s*:\s*AuthenticAMD", read("/proc/cpuinfo"), re.MULTILINE))
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `torch.nn.functional.linear` by oneDNN, without a gradient; torch has no public name for it."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def library() -> str:
     """The library that multiplies large matrices in float32 on this processor, and why."""
-    if onednn_linear() is not None:
+    if prefers_onednn():
         return "oneDNN, since MKL gives AMD's processors its AVX2 path"
     return "MKL, torch's default" if torch.backends.mkl.is_available() else "torch's default"
 
@@ -41,7 +49,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     >>> product(torch.ones(2, 3), torch.ones(3, 4)).shape
     torch.Size([2, 4])
     """
-    return _onednn(a, b.T, None) if _takes_onednn(a, b.numel() // b.shape[0]) else a @ b
+    return onednn_linear(a, b.T) if _takes_onednn(a, b.numel() // b.shape[0]) else a @ b
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, bfloat16: bool = False) -> Tensor:
@@ -80,18 +88,14 @@ def _takes_onednn(x: Tensor, columns: int) -> bool:
     """Whether oneDNN multiplies x `[…, K]` with so many columns."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * columns < LEAST_MULTIPLICATIONS:
         return False
-    return not torch.compiler.is_compiling() and onednn_linear() is not None
-
-
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return onednn_linear()(x, weight, bias, "none", [], "")
+    return not torch.compiler.is_compiling() and prefers_onednn()
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn(x, weight, bias)
+        return onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
