@@ -5,34 +5,49 @@
 
 namespace FW_ISA {
 
-// `repeats` rounds of multiply-adds that wait for nothing but themselves, in each thread; `count` says how many
-// operations these were, `sink` takes what keeps the compiler from leaving them out.
+namespace {
+
+constexpr int SUMS = 12;  // they wait for nothing but themselves
+
+template <typename F>
+FW_INLINE float rounds(int64_t repeats, F&& multiply_add) {
+  vec<WIDTH> sums[SUMS];
+  for (int s = 0; s < SUMS; ++s) sums[s] = all<WIDTH>(float(s));
+  for (int64_t n = 0; n < repeats; ++n)
+#pragma GCC unroll 12
+    for (int s = 0; s < SUMS; ++s) sums[s] = multiply_add(sums[s]);
+  // not `sum`, which would have the compiler keep them in memory
+  for (int s = 1; s < SUMS; ++s) sums[0] += sums[s];
+  float found[WIDTH], total = 0;
+  store<WIDTH>(found, sums[0]);
+  for (float x : found) total += x;
+  return total;
+}
+
+}  // namespace
+
+// `repeats` rounds of multiply-adds in each thread, of numbers that `sink` begins with and sums that it ends with;
+// `count` says how many operations these were.
 int multiply_adds(const LimitArguments& a) {
-  constexpr int SUMS = ACCUMULATORS / 2;
   const int threads = int(a.threads);
+  bool pairs = false;
+#ifdef FW_BFLOAT16
+  pairs = a.bfloat16;
+#endif
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int i = 0; i < threads; ++i) {
-    vec<WIDTH> sums[SUMS], factor = all<WIDTH>(a.sink[i]), more = all<WIDTH>(a.sink[i]);
-    for (int s = 0; s < SUMS; ++s) sums[s] = all<WIDTH>(float(s));
-    for (int64_t n = 0; n < a.repeats; ++n)
-      for (int s = 0; s < SUMS; ++s) {
+    const vec<WIDTH> half = all<WIDTH>(a.sink[i]);
 #ifdef FW_BFLOAT16
-        if (a.bfloat16) {
-          sums[s] = BFloat16::add(sums[s], (__m512bh)factor, (__m512bh)more);
-          continue;
-        }
+    if (pairs) {
+      const uint16_t some[2 * WIDTH] = {};
+      const auto x = BFloat16::spread(some), w = BFloat16::columns(some);
+      a.sink[i] = rounds(a.repeats, [=](vec<WIDTH> sum) { return BFloat16::add(sum, x, w); });
+      continue;
+    }
 #endif
-        sums[s] = sums[s] * factor + more;
-      }
-    float total = 0;
-    for (int s = 0; s < SUMS; ++s) total += sum<WIDTH>(sums[s]);
-    a.sink[i] = total;
+    a.sink[i] = rounds(a.repeats, [=](vec<WIDTH> sum) { return sum * half + half; });
   }
-#ifdef FW_BFLOAT16
-  *a.count = 2 * a.repeats * SUMS * WIDTH * threads * (a.bfloat16 ? 2 : 1);
-#else
-  *a.count = 2 * a.repeats * SUMS * WIDTH * threads;
-#endif
+  *a.count = 2 * a.repeats * SUMS * WIDTH * threads * (pairs ? 2 : 1);
   return DONE;
 }
 

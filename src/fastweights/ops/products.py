@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fastweights.machine import read
 
-LEAST_MULTIPLICATIONS = 1 << 21  # below it, the call costs more than the product
+LEAST_MULTIPLICATIONS = 1 << 27  # from here on it is faster, where both were measured
 
 
 @cache
@@ -39,35 +39,20 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 def library() -> str:
     """The library that multiplies large matrices in float32 on this processor, and why."""
     if prefers_onednn():
-        return "oneDNN, since MKL gives AMD's processors its AVX2 path"
+        return "oneDNN for a layer and the gradient of its inputs, since MKL gives AMD's processors its AVX2 path"
     return "MKL, torch's default" if torch.backends.mkl.is_available() else "torch's default"
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """The product of two matrices, without a gradient of its own.
-
-    >>> product(torch.ones(2, 3), torch.ones(3, 4)).shape
-    torch.Size([2, 4])
-    """
-    return onednn_linear(a, b.T) if _takes_onednn(a, b.numel() // b.shape[0]) else a @ b
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, bfloat16: bool = False) -> Tensor:
     """The gradient `[N, K]` of a weight, from that of the layer's outputs `[…, N]` and its inputs `[…, K]`.
 
-    With `bfloat16` the operands are rounded.
+    By `torch.mm`, since oneDNN is slower with transposed rows. With `bfloat16` the operands are rounded.
 
     >>> weight_gradient(torch.ones(2, 5, 3), torch.ones(2, 5, 4)).shape
     torch.Size([3, 4])
     """
     rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
-    if bfloat16:
-        return (rows.bfloat16().T @ inputs.bfloat16()).to(x.dtype)
-    if torch.is_grad_enabled():  # a second derivative needs a product that torch can differentiate
-        return rows.T @ inputs
-    if rows.shape[1] > inputs.shape[1]:  # oneDNN is faster with the longer side second
-        return product(inputs.T, rows).T
-    return product(rows.T, inputs)
+    return (rows.bfloat16().T @ inputs.bfloat16()).to(x.dtype) if bfloat16 else rows.T @ inputs
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,10 +70,10 @@ class Linear(nn.Linear):
 
 
 def _takes_onednn(x: Tensor, columns: int) -> bool:
-    """Whether oneDNN multiplies x `[…, K]` with so many columns."""
+    """Whether oneDNN multiplies x `[…, K]` with so many columns; with rows apart it would be far slower."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * columns < LEAST_MULTIPLICATIONS:
         return False
-    return not torch.compiler.is_compiling() and prefers_onednn()
+    return x.is_contiguous() and not torch.compiler.is_compiling() and prefers_onednn()
 
 
 class _Linear(torch.autograd.Function):
@@ -100,10 +85,15 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        rows, (d_x, d_weight, d_bias) = gradient.flatten(0, -2), ctx.needs_input_grad
-        multiply = torch.matmul if torch.is_grad_enabled() else product
+        d_x, d_weight, d_bias = ctx.needs_input_grad
+        if not d_x:
+            found = None
+        elif torch.is_grad_enabled():  # a second derivative needs a product that torch can differentiate
+            found = gradient @ weight
+        else:
+            found = onednn_linear(gradient.contiguous(), weight.T)
         return (
-            multiply(rows, weight).view(x.shape) if d_x else None,
+            found,
             weight_gradient(gradient, x) if d_weight else None,
-            rows.sum(0) if d_bias else None,
+            gradient.flatten(0, -2).sum(0) if d_bias else None,
         )
