@@ -17,6 +17,7 @@ from torch.nn import functional
 from fastweights.machine import read
 
 LEAST_MULTIPLICATIONS = 1 << 27  # from here on it is faster, where both were measured
+LEAST_SIDE = 1000  # of a weight, from which on its gradient is
 
 
 @cache
@@ -46,13 +47,18 @@ def library() -> str:
 def weight_gradient(gradient: Tensor, x: Tensor, bfloat16: bool = False) -> Tensor:
     """The gradient `[N, K]` of a weight, from that of the layer's outputs `[…, N]` and its inputs `[…, K]`.
 
-    By `torch.mm`, since oneDNN is slower with transposed rows. With `bfloat16` the operands are rounded.
+    Rows are transposed, which makes oneDNN slower but for very large weights. With `bfloat16` the operands are rounded.
 
     >>> weight_gradient(torch.ones(2, 5, 3), torch.ones(2, 5, 4)).shape
     torch.Size([3, 4])
     """
     rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
-    return (rows.bfloat16().T @ inputs.bfloat16()).to(x.dtype) if bfloat16 else rows.T @ inputs
+    if bfloat16:
+        return (rows.bfloat16().T @ inputs.bfloat16()).to(x.dtype)
+    large = min(rows.shape[1], inputs.shape[1]) >= LEAST_SIDE and rows.is_contiguous()
+    if large and not torch.is_grad_enabled() and _takes_onednn(inputs, rows.shape[1]):
+        return onednn_linear(rows.T, inputs.T)
+    return rows.T @ inputs
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
