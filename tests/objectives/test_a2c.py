@@ -305,7 +305,7 @@ def test_evaluate_on_the_command_line(run, capsys):
         ),
         (["--task.states=4", "--task.actions=1"], "there is no graph of 4 states and 1 actions"),
         (["--task.steps=0"], 'steps of the task "graph-rl" is 0; it must be greater than or equal to 1'),
-        (["--episodes=0"], "--episodes is 0; give at least 1"),
+        (["--episodes=0"], "--episodes is 0; give 1 to 10,000."),
         (["--generated"], "--generated is for token models, and "),
         (["--task.variant=papre"], "variant of the task \"graph-rl\" is 'papre'; it must be 'paper' or 'as-published'"),
     ],
