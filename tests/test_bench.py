@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from fastweights import bench, cli
-from fastweights.bench import agents, episodes, growth, limits, measurements, profile, workers
+from fastweights.bench import agents, cores, episodes, growth, limits, measurements, profile, workers
 from fastweights.bench.measurements import MODES, Work
 from fastweights.errors import UserError
 from fastweights.ops import cpu
@@ -103,9 +103,37 @@ def test_the_parts_of_a_profile_add_up(capsys):
     assert "everything else" in console.file.getvalue() and "of the limit" in console.file.getvalue()
 
 
-def test_two_measurements_at_once_are_refused(capsys):
-    assert cli.main(["bench", "--profile", "--agent"]) == 2
+@pytest.mark.parametrize("others", [("--profile", "--agent"), ("--core=fwm", "--agent"), ("--core=fwm", "--profile")])
+def test_two_measurements_at_once_are_refused(others, capsys):
+    assert cli.main(["bench", *others]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_a_core_beside_its_reference_and_its_roofline(capsys):
+    assert cli.main(["bench", "--core=fwm", "--batch-size=2", "--length=4", "--repeats=1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["recipe"], result["weights"], result["state"]) == ("catbabi-qa/fwm", 683_745, 33_280)
+    assert result["ratio"] == pytest.approx(result["seconds"]["reference"] / result["seconds"]["auto"])
+    assert result["times_roofline"] == pytest.approx(result["seconds"]["auto"] / result["roofline_s"])
+    console = Console(file=io.StringIO(), width=200)
+    console.print(cores.table(result))
+    assert "× roofline" in console.file.getvalue() and "683,745 weights" in console.file.getvalue()
+
+
+def test_a_core_without_a_recipe_is_one_sentence(capsys):
+    assert cli.main(["bench", "--core=fmw"]) == 2
+    assert 'There is no recipe "catbabi-qa/fmw"; did you mean "catbabi-qa/fwm"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_the_counted_flops_are_those_of_the_products(batch_size, tmp_path):
+    """Of an LSTM: its input and its recurrent products forwards and twice backwards, the softmax at one position."""
+    recipe = tmp_path / "lstm.yaml"
+    recipe.write_text("model: {embedding_size: 6, core: {type: lstm, hidden_size: 8}}")
+    steps = batch_size * 12  # fewer than words: each token is projected for itself
+    multiplications = steps * (6 * 32 + 8 * 32) + batch_size * 8 * 180
+    found = cores.flops(Work("qa", batch_size, 12, recipe=str(recipe)))
+    assert found == 2 * 3 * multiplications - 2 * batch_size * 8 * 32
 
 
 def test_the_flops_are_those_of_the_papers_step():
@@ -184,8 +212,8 @@ def test_growth_is_measured_and_drawn(tmp_path):
         (["--growth=growth"], "must end in .png or .svg"),
         (["--growth=nowhere/growth.png"], "cannot write nowhere/growth.png"),
         (["--growth=growth.png", "--repeats=0"], "--repeats is 0"),
-        (["--growth=growth.png", "--agent"], "leave --agent, --profile, --batch-size and --length out"),
-        (["--growth=growth.png", "--length=3"], "leave --agent, --profile, --batch-size and --length out"),
+        (["--growth=growth.png", "--agent"], "leave --core, --agent, --profile, --batch-size and --length out"),
+        (["--growth=growth.png", "--length=3"], "leave --core, --agent, --profile, --batch-size and --length out"),
         (["--batch-size=1000000000"], "give at most 100,000"),
         (["--agent", "--length=1000000000"], "give at most 100,000"),
         (["--repeats=1000000000"], "--repeats is 1000000000; the median needs at most 1,000"),

@@ -1,0 +1,106 @@
+"""Speed of a training step of any core, as its catbAbI recipe has it: beside its reference and its roofline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console, RenderableType
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastweights import recipes
+from fastweights.bench import limits
+from fastweights.bench.machine import caption, describe
+from fastweights.bench.measurements import QUESTIONS, Work
+from fastweights.bench.workers import medians, team_of
+from fastweights.cores import map_state
+
+LABELS = {"reference": "step by step, as in the paper", "auto": "the fastest backend"}
+
+
+def run(name: str, batch_size: int | None, length: int | None, repeats: int, console: Console) -> dict[str, Any]:
+    """Time a training step of the recipe `catbabi-qa/{name}`.
+
+    Args:
+        name: of the recipe.
+        batch_size: sequences of a batch; None for the recipe's.
+        length: tokens of a sequence; None for the recipe's.
+        repeats: timed runs, of which the median is taken.
+        console: where progress is shown.
+
+    Returns:
+        Medians, operations and roofline, as plain values.
+
+    Raises:
+        UserError: where there is no such recipe, a size is below 1 or a measurement fails.
+    """
+    recipe = recipes.load(f"catbabi-qa/{name}")
+    batch_size = recipe.training.batch_size if batch_size is None else batch_size
+    work = Work("qa", batch_size, 200 if length is None else length, recipe=f"catbabi-qa/{name}")
+    machine = describe(work.batch_size, work.length, repeats)
+    console.print(f"operations of a training step, {work.recipe} …")
+    operations = flops(work)
+    console.print(f"training step, {work.recipe} …")
+    with team_of(list(LABELS), machine["threads"]) as team:
+        seconds = medians(team, "step", work, repeats)
+        memory = {backend: worker.memory_gb for backend, worker in team.items()}
+    found = limits.run(machine["threads"], repeats)
+    rate = found["gflop_per_s"][found["limit"]] * 1e9
+    weights, state = recipes.size(recipe)
+    return {
+        "machine": machine,
+        "recipe": work.recipe,
+        "weights": weights,
+        "state": state,
+        "seconds": seconds,
+        "ratio": seconds["reference"] / seconds["auto"],
+        "memory_gb": memory,
+        "flops": operations,
+        "limits": found,
+        "roofline_s": operations / rate,
+        "times_roofline": seconds["auto"] / (operations / rate),
+    }
+
+
+def flops(work: Work) -> float:
+    """The floating point operations of a training step's matrix products, as its reference has them.
+
+    They are counted at batch sizes 2 and 3 and grow linearly: what is done once for all rows, and what for each.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = recipes.assemble(recipes.load(work.recipe, ["--model.core.backend=reference"])).model
+    of_two, of_three = (_count(model, rows, work.length) for rows in (2, 3))
+    return of_two + (work.batch_size - 2) * (of_three - of_two)
+
+
+def _count(model: Any, rows: int, length: int) -> float:
+    tokens, mask = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(rows, length, dtype=torch.bool)
+    mask[:, : max(1, round(QUESTIONS * length))] = True
+    _, state = model(tokens[:, :1])
+    with FlopCounterMode(display=False) as counter:
+        logits, _ = model(tokens, map_state(torch.Tensor.detach, state), output_mask=mask)
+        logits.sum().backward()
+    return counter.get_total_flops()
+
+
+def table(result: dict[str, Any]) -> RenderableType:
+    """A result of `run` for people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    times = Table(f"training step, {result['recipe']}", "", "", "", box=None, pad_edge=False)
+    remarks = {"auto": f"{result['ratio']:.1f} × faster, {result['times_roofline']:.2f} × roofline"}
+    for name, seconds in result["seconds"].items():
+        memory = result["memory_gb"][name]
+        used = "" if memory is None else f"{memory:.2f} GB"
+        times.add_row(LABELS[name], f"{seconds * 1000:,.1f} ms", used, remarks.get(name, ""))
+    times.add_row("roofline", f"{result['roofline_s'] * 1000:,.1f} ms", "", f"{result['flops'] / 1e9:,.1f} GFLOP")
+    rates = Table.grid(padding=(0, 2))
+    for line in limits.lines(result["limits"]):
+        rates.add_row(*line)
+    words = (
+        f"{caption(result['machine'], 'sequences', 'tokens')}; {result['weights']:,} weights, a state of "
+        f"{result['state']:,}. Roofline: the FLOPs of the reference's matrix products at the limit."
+    )
+    return Group(times, "", rates, "", Text(words))
