@@ -16,6 +16,7 @@ from fastweights.cores import (
     LayerNormLSTM,
     Losses,
     LSTMStack,
+    TransformerXL,
     map_state,
     state_size,
 )
@@ -52,6 +53,8 @@ CASES = {
     "FW-LSTM, decaying": lambda: FastWeightLSTM(INPUT_SIZE, 6, decay=0.9, rate=0.5),
     "FW-RNN": lambda: FastWeightRNN(INPUT_SIZE, 6),
     "FW-RNN, three inner steps": lambda: FastWeightRNN(INPUT_SIZE, 6, inner_steps=3, bias=False),
+    "Transformer-XL": lambda: TransformerXL(INPUT_SIZE, 6, 2, num_heads=3, memory_length=8),
+    "Transformer-XL, long memory": lambda: TransformerXL(INPUT_SIZE, 4, 2, num_heads=2, head_size=5, memory_length=80),
     "FWM over FW-LSTM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=FastWeightLSTM(INPUT_SIZE, 6)),
 }
 GRU = import_object(f"{Path(__file__).parents[2] / 'examples' / 'own_core.py'}:GRU")
@@ -64,7 +67,7 @@ OWN_CASES = {  # cores that no recipe has, with what the contract allows beside
     "segmented, with gradient": lambda: SegmentAttention(INPUT_SIZE, stops_gradient=False),
     "FWM over segmented": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=SegmentAttention(INPUT_SIZE)),
 }
-STOP_GRADIENTS = ("segmented",)  # at the border of a segment
+STOP_GRADIENTS = ("segmented", "Transformer-XL", "Transformer-XL, long memory")  # at the border of a segment
 B, T = 4, 53
 
 

@@ -97,6 +97,13 @@ class Core(nn.Module, ABC):
         """
         return self.initial_state(batch_size)
 
+    def kept_elements(self, steps: int) -> int:
+        """About how many elements of one row a call of so many steps keeps for its gradient, beside the state.
+
+        A matrix reads and gives, at each step, about as many elements as its larger side has.
+        """
+        return steps * sum(max(parameter.shape) for parameter in self.parameters() if parameter.ndim == 2)
+
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The linear map with which this core begins, or None where it does not begin with one.
 
