@@ -10,13 +10,22 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastweights.cores import LSTM, FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, LSTMStack
+    from fastweights.cores import (
+        LSTM,
+        FastWeightLSTM,
+        FastWeightMemory,
+        FastWeightRNN,
+        LayerNormLSTM,
+        LSTMStack,
+        TransformerXL,
+    )
     from fastweights.errors import UserError
     from fastweights.models import TokenModel
     from fastweights.ops.fw_lstm import fast_weight_lstm
     from fastweights.ops.fw_rnn import fast_weight_rnn
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
+    from fastweights.ops.relative_attention import relative_attention
     from fastweights.training.trained import load_model
 
 _HOMES = {
@@ -27,17 +36,20 @@ _HOMES = {
     "LSTMStack": "fastweights.cores",
     "LayerNormLSTM": "fastweights.cores",
     "TokenModel": "fastweights.models",
+    "TransformerXL": "fastweights.cores",
     "UserError": "fastweights.errors",
     "fast_weight_lstm": "fastweights.ops.fw_lstm",
     "fast_weight_memory": "fastweights.ops.fwm",
     "fast_weight_rnn": "fastweights.ops.fw_rnn",
     "load_model": "fastweights.training.trained",
     "lstm": "fastweights.ops.lstm",
+    "relative_attention": "fastweights.ops.relative_attention",
 }
 
 __all__ = [
     "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM", "TokenModel",
-    "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn", "load_model", "lstm",
+    "TransformerXL", "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn", "load_model", "lstm",
+    "relative_attention",
 ]  # fmt: skip
 
 

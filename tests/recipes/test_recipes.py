@@ -18,6 +18,8 @@ SIZES = {
     "catbabi-qa/fwm-as-published": (693_985, 33_280),
     "catbabi-lm/fwm": (683_745, 33_280),
     "catbabi-qa/fw-rnn": (547_840, 262_656),
+    "catbabi-qa/transformer-xl": (10_507_776, 1_843_201),
+    "catbabi-qa/transformer-xl-small": (688_768, 230_401),
     "art/fw-lstm": (43_437, 2_600),
     "art/ln-lstm": (43_437, 100),
     "art/fw-rnn": (20_237, 2_550),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from fastweights.bench.machine import caption, describe
 from fastweights.bench.measurements import QUESTIONS, Work
 from fastweights.bench.workers import medians, team_of
 from fastweights.cores import map_state
+from fastweights.ops.products import has_onednn
 
 LABELS = {"reference": "step by step, as in the paper", "auto": "the fastest backend"}
 
@@ -77,10 +80,16 @@ def _count(model: Any, rows: int, length: int) -> float:
     tokens, mask = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(rows, length, dtype=torch.bool)
     mask[:, : max(1, round(QUESTIONS * length))] = True
     _, state = model(tokens[:, :1])
-    with FlopCounterMode(display=False) as counter:
+    # oneDNN's product has no public name, and no formula
+    known = {torch.ops.mkldnn._linear_pointwise: _flops_of_linear} if has_onednn() else {}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         logits, _ = model(tokens, map_state(torch.Tensor.detach, state), output_mask=mask)
         logits.sum().backward()
     return counter.get_total_flops()
+
+
+def _flops_of_linear(x: Sequence[int], weight: Sequence[int], *others: Any, **options: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 def table(result: dict[str, Any]) -> RenderableType:

@@ -115,9 +115,10 @@ class TransformerXL(Core):
         return TransformerXLState(tuple(memories), new(batch_size))
 
     def kept_elements(self, steps: int) -> int:
-        """With the keys and values of the memory, and the attention's weights."""
-        seen, heads = self.memory_length + steps, len(self.content_bias)
-        of_layer = 2 * seen * self.content_bias.numel() + heads * steps * seen
+        """With the new memory, its keys and values, and the weights of the attention."""
+        heads, head_size = self.content_bias.shape
+        seen = self.memory_length + steps
+        of_layer = self.memory_length * self.output_size + 2 * seen * heads * head_size + heads * steps * seen
         return super().kept_elements(steps) + len(self.layers) * of_layer
 
     def input_projection(self, x: Tensor) -> Tensor | None:
@@ -194,8 +195,9 @@ class _Layer(nn.Module):
         q, *new = self.query_key_value(h).chunk(3, -1)
         # apart from the segment's: the memory needs no gradient
         old = linear(memory, self.query_key_value.weight[q.shape[-1] :]).chunk(2, -1)
-        k, v = (torch.cat(parts, 1) for parts in zip(old, new, strict=True))
-        q, k, v, r = (x.unflatten(-1, heads) for x in (q, k, v, self.position(r)))
+        by_head = ([x.unflatten(-1, heads).transpose(1, 2) for x in parts] for parts in zip(old, new, strict=True))
+        k, v = (torch.cat(parts, 2).transpose(1, 2) for parts in by_head)  # as the attention reads them
+        q, r = (x.unflatten(-1, heads) for x in (q, self.position(r)))
         rate = self.attention_dropout if self.training else 0.0
         y = relative_attention(q, k, v, r, *biases, mask, dropout=rate, backend=self.backend).flatten(-2)
         if needed is None:

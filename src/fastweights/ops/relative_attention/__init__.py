@@ -67,6 +67,6 @@ def relative_attention(
         }
     )
     tensors = (query, key, value, position, content_bias, position_bias)
-    keep = query.new_empty(B, H, T, S).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
-    (y,) = run("relative_attention", BACKENDS, backend, tensors, mask, keep)
+    drops = query.new_empty(B, H, T, S).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
+    (y,) = run("relative_attention", BACKENDS, backend, tensors, mask, drops)
     return y.to(query.dtype)

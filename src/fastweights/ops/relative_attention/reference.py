@@ -16,7 +16,7 @@ def reference(
     content_bias: Tensor,
     position_bias: Tensor,
     mask: Tensor,
-    keep: Tensor | None,
+    dropout: Tensor | None,
 ) -> tuple[Tensor]:
     """The equation term by term, with a vector r for each pair of steps: for tests and second derivatives."""
     T, S = query.shape[1], key.shape[1]
@@ -26,7 +26,7 @@ def reference(
     location = torch.einsum("bihd,ijhd->bhij", query + position_bias, r)  # terms (b) and (d)
     scores = (content + location) / query.shape[-1] ** 0.5
     weights = scores.masked_fill(~mask.unsqueeze(1), -torch.inf).softmax(-1)
-    weights = weights if keep is None else weights * keep
+    weights = weights if dropout is None else weights * dropout
     return (torch.einsum("bhij,bjhd->bihd", weights, value),)
 
 
