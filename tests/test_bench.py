@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastweights import bench, cli
+from fastweights import bench, cli, recipes
 from fastweights.bench import agents, cores, episodes, growth, limits, measurements, profile, workers
 from fastweights.bench.measurements import MODES, Work
 from fastweights.errors import UserError
-from fastweights.ops import cpu
+from fastweights.ops import cpu, products
 
 COMPARED = {"reference_s", "plain_s", "auto_s", "ratio", "plain_ratio"}
 
@@ -114,10 +114,45 @@ def test_a_core_beside_its_reference_and_its_roofline(capsys):
     result = json.loads(capsys.readouterr().out)
     assert (result["recipe"], result["weights"], result["state"]) == ("catbabi-qa/fwm", 683_745, 33_280)
     assert result["ratio"] == pytest.approx(result["seconds"]["reference"] / result["seconds"]["auto"])
+    assert result["sequences"] == {"reference": 2, "auto": 2}
     assert result["times_roofline"] == pytest.approx(result["seconds"]["auto"] / result["roofline_s"])
     console = Console(file=io.StringIO(), width=200)
     console.print(cores.table(result))
     assert "× roofline" in console.file.getvalue() and "683,745 weights" in console.file.getvalue()
+
+
+def test_a_reference_that_keeps_much_is_measured_on_fewer_sequences(monkeypatch):
+    """And its time counts for each of them."""
+    monkeypatch.setattr(cores, "REFERENCE_KEEPS", 1)
+    monkeypatch.setattr(cores, "medians", lambda team, name, work, repeats: dict.fromkeys(team, work.batch_size + 1.0))
+    monkeypatch.setattr(
+        cores.limits, "run", lambda *_: {"gflop_per_s": {"mkl": 1.0}, "limit": "mkl", "memory_gb_per_s": 1}
+    )
+    result = cores.run("transformer-xl-small", 4, 5, 1, Console(file=io.StringIO()))
+    assert result["sequences"] == {"reference": 1, "auto": 4} and result["ratio"] == pytest.approx(2 / 1.25)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(cores.table(result))
+    assert "1 sequences" in console.file.getvalue()
+
+
+def test_large_products_are_counted_in_either_library(monkeypatch):
+    """oneDNN's and torch's own, with the memory of Transformer-XL in each of them."""
+    overrides = ["--model.core.num_layers=1", "--model.core.memory_length=40", "--model.core.backend=reference"]
+    model = recipes.assemble(recipes.load("catbabi-qa/transformer-xl-small", overrides)).model
+    counted = []
+    for least in (1, 1 << 60):
+        monkeypatch.setattr(products, "LEAST_MULTIPLICATIONS", least)
+        monkeypatch.setattr(products, "prefers_onednn", products.has_onednn)
+        counted.append(cores._flops(model, Work("qa", 2, 20)))
+    d, T, S, answers = 128, 20, 60, 1
+    attention = 3 * T * S * d
+    projections = T * d * 3 * d + answers * (d * d + 2 * d * 512 + d * 180)
+    of_memory, of_distances = (
+        (S - T) * d * 2 * d,
+        S * d * d,
+    )  # the latter once for both rows; no gradient of either input
+    multiplications = 2 * 3 * (attention + projections) + 2 * 2 * of_memory + 2 * of_distances
+    assert counted == [2 * multiplications] * 2
 
 
 def test_a_core_without_a_recipe_is_one_sentence(capsys):
@@ -132,8 +167,8 @@ def test_the_counted_flops_are_those_of_the_products(batch_size, tmp_path):
     recipe.write_text("model: {embedding_size: 6, core: {type: lstm, hidden_size: 8}}")
     steps = batch_size * 12  # fewer than words: each token is projected for itself
     multiplications = steps * (6 * 32 + 8 * 32) + batch_size * 8 * 180
-    found = cores.flops(Work("qa", batch_size, 12, recipe=str(recipe)))
-    assert found == 2 * 3 * multiplications - 2 * batch_size * 8 * 32
+    model = recipes.assemble(recipes.load(str(recipe), ["--model.core.backend=reference"])).model
+    assert cores._flops(model, Work("qa", batch_size, 12)) == 2 * 3 * multiplications - 2 * batch_size * 8 * 32
 
 
 def test_the_flops_are_those_of_the_papers_step():

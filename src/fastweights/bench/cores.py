@@ -16,8 +16,11 @@ from fastweights.bench.machine import caption, describe
 from fastweights.bench.measurements import QUESTIONS, Work
 from fastweights.bench.workers import medians, team_of
 from fastweights.cores import map_state
+from fastweights.models import Model
 from fastweights.ops.products import has_onednn
 
+FLOAT32 = 4  # bytes
+REFERENCE_KEEPS = 1 << 29  # bytes for the gradient, of which a reference keeps several times as many as the estimate
 LABELS = {"reference": "step by step, as in the paper", "auto": "the fastest backend"}
 
 
@@ -42,11 +45,20 @@ def run(name: str, batch_size: int | None, length: int | None, repeats: int, con
     work = Work("qa", batch_size, 200 if length is None else length, recipe=f"catbabi-qa/{name}")
     machine = describe(work.batch_size, work.length, repeats)
     console.print(f"operations of a training step, {work.recipe} …")
-    operations = flops(work)
-    console.print(f"training step, {work.recipe} …")
-    with team_of(list(LABELS), machine["threads"]) as team:
-        seconds = medians(team, "step", work, repeats)
-        memory = {backend: worker.memory_gb for backend, worker in team.items()}
+    with torch.random.fork_rng(devices=[]):
+        model = recipes.assemble(recipes.load(work.recipe, ["--model.core.backend=reference"])).model
+    operations = _flops(model, work)
+    of_a_row = FLOAT32 * model.core.kept_elements(work.length)
+    works = {"reference": work._replace(batch_size=min(work.batch_size, max(1, REFERENCE_KEEPS // of_a_row)))}
+    works["auto"] = work
+    seconds: dict[str, float] = {}
+    memory: dict[str, float | None] = {}
+    for backend, its_work in works.items():
+        console.print(f"training step, {work.recipe}, {LABELS[backend]}, {its_work.batch_size} sequences …")
+        with team_of([backend], machine["threads"]) as team:
+            seconds |= medians(team, "step", its_work, repeats)
+            memory[backend] = team[backend].memory_gb
+    rows = {backend: its_work.batch_size for backend, its_work in works.items()}
     found = limits.run(machine["threads"], repeats)
     rate = found["gflop_per_s"][found["limit"]] * 1e9
     weights, state = recipes.size(recipe)
@@ -56,7 +68,8 @@ def run(name: str, batch_size: int | None, length: int | None, repeats: int, con
         "weights": weights,
         "state": state,
         "seconds": seconds,
-        "ratio": seconds["reference"] / seconds["auto"],
+        "sequences": rows,
+        "ratio": seconds["reference"] / rows["reference"] / (seconds["auto"] / rows["auto"]),
         "memory_gb": memory,
         "flops": operations,
         "limits": found,
@@ -65,18 +78,16 @@ def run(name: str, batch_size: int | None, length: int | None, repeats: int, con
     }
 
 
-def flops(work: Work) -> float:
+def _flops(model: Model, work: Work) -> float:
     """The floating point operations of a training step's matrix products, as its reference has them.
 
     They are counted at batch sizes 2 and 3 and grow linearly: what is done once for all rows, and what for each.
     """
-    with torch.random.fork_rng(devices=[]):
-        model = recipes.assemble(recipes.load(work.recipe, ["--model.core.backend=reference"])).model
     of_two, of_three = (_count(model, rows, work.length) for rows in (2, 3))
     return of_two + (work.batch_size - 2) * (of_three - of_two)
 
 
-def _count(model: Any, rows: int, length: int) -> float:
+def _count(model: Model, rows: int, length: int) -> float:
     tokens, mask = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(rows, length, dtype=torch.bool)
     mask[:, : max(1, round(QUESTIONS * length))] = True
     _, state = model(tokens[:, :1])
@@ -103,7 +114,8 @@ def table(result: dict[str, Any]) -> RenderableType:
     for name, seconds in result["seconds"].items():
         memory = result["memory_gb"][name]
         used = "" if memory is None else f"{memory:.2f} GB"
-        times.add_row(LABELS[name], f"{seconds * 1000:,.1f} ms", used, remarks.get(name, ""))
+        fewer = f"{rows} sequences" if (rows := result["sequences"][name]) < result["machine"]["batch_size"] else ""
+        times.add_row(LABELS[name], f"{seconds * 1000:,.1f} ms", used, remarks.get(name, fewer))
     times.add_row("roofline", f"{result['roofline_s'] * 1000:,.1f} ms", "", f"{result['flops'] / 1e9:,.1f} GFLOP")
     rates = Table.grid(padding=(0, 2))
     for line in limits.lines(result["limits"]):
