@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+from warnings import catch_warnings, simplefilter
 
 import yaml
 
@@ -162,7 +163,8 @@ def attack(words: list[str], patience: float = 3) -> Outcome:
     signal.signal(signal.SIGALRM, _interrupt)
     signal.setitimer(signal.ITIMER_REAL, patience)
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(printed), catch_warnings():
+            simplefilter("ignore", ResourceWarning)  # of a file that a library was writing when the interrupt came
             code = cli.main([word for word in words if not word.startswith("(")])
     except SystemExit as error:
         code = error.code
