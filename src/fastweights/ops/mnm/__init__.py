@@ -51,11 +51,11 @@ def metalearned_memory(
 
     >>> import torch
     >>> B, T, H, m, N, L = 2, 10, 16, 8, 3, 3
-    >>> weights = [torch.randn(rows, columns) / 4 for rows, columns in [(4 * H, H + m), (10 * m, H), (1, m), (L * m, m)]]
-    >>> biases = [torch.zeros(weight.shape[0]) for weight in weights]
-    >>> slow = [weights[0], *(x for pair in zip(weights[1:], biases[1:], strict=True) for x in pair)]
-    >>> state = [torch.zeros(B, H), torch.zeros(B, H), torch.zeros(B, m), torch.randn(B, L, m, m)]
-    >>> y, meta_losses, *state = metalearned_memory(torch.randn(B, T, 4 * H), *slow, *state, torch.zeros(L, m, m))
+    >>> x, recurrent_weight, initial = torch.randn(B, T, 4 * H), torch.randn(4 * H, H + m), torch.randn(L, m, m) / 4
+    >>> layers = torch.nn.Linear(H, (3 * N + 1) * m), torch.nn.Linear(m, 1), torch.nn.Linear(m, L * m)
+    >>> slow = [recurrent_weight, *(y for layer in layers for y in layer.parameters())]
+    >>> state = [torch.zeros(B, H), torch.zeros(B, H), torch.zeros(B, m), initial.repeat(B, 1, 1, 1)]
+    >>> y, meta_losses, *state = metalearned_memory(x, *slow, *state, initial)
     >>> y.shape, meta_losses.shape
     (torch.Size([2, 10, 24]), torch.Size([2, 10]))
 

@@ -5,11 +5,11 @@ through the memory once, layer by layer: what W_l maps after the write is what i
 
     (W_l + D_lᵀ Z) x = W_l x + D_lᵀ (Z x)        D_l: −2 β/(N·m) (z_l − z'_l) of the heads, Z: their z_{l−1}
 
-so that one product with W_l serves the write (the rows "writing" of the activations: z of k_w by the old memory) and the
-reads (the rows "reading": of k_w for the meta-loss and of k_r, by the new one).
+so that one product with W_l serves the write (the rows "writing" of the activations: of k_w, by the old memory) and the
+reads (the rows "reading": of k_w for the meta loss and of k_r, by the new one).
 
-Backwards, the memory before each step is made again from a copy at every `CHUNK`-th step, and the gradients of the
-slow weights are one product over all steps.
+Backwards, what a step has written is taken back from the memory, of which every `KEPT`-th is kept so that rounding
+cannot add up, and the gradients of the slow weights are one product over all steps. A reset begins another sequence.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from fastweights.ops.mnm.reference import DEFINITION, num_heads
 from fastweights.ops.products import weight_gradient
 from fastweights.ops.tanh import tanh_
 
-CHUNK = 8  # steps; T / 8 + 8 copies of the memory are there at once
+KEPT = 8  # steps
 
 
 def _sizes(x: Named) -> tuple[int, ...]:
     """B, T, H, L, m and N."""
-    (B, T), L, m = x.gate_inputs.shape[:2], *x.memory.shape[1:3]
+    (B, T), (L, m) = x.gate_inputs.shape[:2], x.memory.shape[1:3]
     return B, T, x.hidden.shape[1], L, m, num_heads(x.interaction_weight, m)
 
 
@@ -49,12 +49,12 @@ def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
         "strengths": new(T, B),
         "activations": new(T, L + 1, B, 3 * N, m),  # of each step: z_0 … z_L, N rows writing and 2·N rows reading
         "errors": new(T, L, B, N, m),
-        "starts": new((T - 1) // CHUNK if keep else 0, L, B, m, m),
+        "memories": new((T - 1) // KEPT if keep else 0, L, B, m, m),
     }
 
 
 def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
-    (B, T, H, L, m, N), found = _sizes(x), _empty(x, keep)
+    (B, _, H, L, m, N), found = _sizes(x), _empty(x, keep)
     mask, gate_inputs = unless_full(x.mask), x.gate_inputs
     if mask is not None:  # whatever stands at padding, its step is finite
         gate_inputs = gate_inputs.masked_fill(~mask.unsqueeze(-1), 0)
@@ -64,14 +64,10 @@ def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
     outputs, interactions, strengths = found["outputs"].transpose(0, 1), found["interactions"], found["strengths"]
     in_time = (outputs, found["gates"], found["cells"], found["tanh_cells"], interactions, strengths)
     state, c, W = torch.cat([x.hidden, x.read], 1), x.cell, _transposed(x.memory)
-    written, is_reset = W.new_empty(L, B, N, m), _where_any(x.resets, T)
+    written = W.new_empty(L, B, N, m)
     for t, (new_state, gate, new_c, tanh_c, u, beta) in enumerate(zip(*(y.unbind(0) for y in in_time), strict=True)):
-        if keep and t and t % CHUNK == 0:
-            found["starts"][t // CHUNK - 1].copy_(W)
-        if is_reset[t]:
-            live = ~x.resets[:, t, None]
-            state, c = state * live, c * live
-            W = torch.where(live[..., None], W, x.initial_memory.unsqueeze(1))
+        if keep and t and t % KEPT == 0:
+            found["memories"][t // KEPT - 1].copy_(W)
         new_h, new_v = new_state.split([H, m], 1)
         torch.addmm(gate_inputs[:, t], state, recurrent, out=gate)
         gate[:, : 2 * H].sigmoid_()
@@ -95,10 +91,10 @@ def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
                 tanh_(new_writing)
             torch.sub(new_writing, targets[:, :, layer], out=errors[layer])
             torch.mul(errors[layer], scale, out=written[layer])
-            new_reading.baddbmm_(torch.bmm(z_reading, z_writing.mT), written[layer])
+            new_reading += torch.bmm(torch.bmm(z_reading, z_writing.mT), written[layer])
             if layer < L - 1:
                 tanh_(new_reading)
-        _write(W, written, z, out=W)
+        _write_(W, written, z)
         torch.mean(z[L, :, 2 * N :], 1, out=new_v)
         if mask is not None:
             passes = mask[:, t, None]
@@ -119,16 +115,10 @@ def _transposed(memory: Tensor) -> Tensor:
     return memory.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
-def _where_any(resets: Tensor | None, T: int) -> list[bool]:
-    """At which steps a row starts from the initial state."""
-    return [False] * T if resets is None else resets.any(0).tolist()
-
-
-def _write(W: Tensor, written: Tensor, z: Tensor, *, out: Tensor) -> None:
-    """The memory `[L, B, m, m]` after a step that writes `[L, B, N, m]` at its activations."""
+def _write_(W: Tensor, written: Tensor, z: Tensor, sign: float = 1) -> None:
+    """Add to the memory `[L, B, m, m]` what a step writes `[L, B, N, m]` at its activations."""
     L, N = written.shape[0], written.shape[2]
-    z_writing = z[:L].flatten(0, 1)[:, :N]
-    torch.baddbmm(W.flatten(0, 1), written.flatten(0, 1).mT, z_writing, out=out.flatten(0, 1))
+    W.flatten(0, 1).baddbmm_(written.flatten(0, 1).mT, z[:L].flatten(0, 1)[:, :N], alpha=sign)
 
 
 def _differences(activations: Tensor, interactions: Tensor) -> Tensor:
@@ -137,26 +127,12 @@ def _differences(activations: Tensor, interactions: Tensor) -> Tensor:
     return activations[:, -1, :, N : 2 * N] - interactions[:, :, N : 2 * N]
 
 
-def _memories(
-    x: Named, kept: Named, written: Tensor, begin: int, end: int, is_reset: list[bool], out: Tensor
-) -> Tensor:
-    """The memory before each step of a chunk, `[end − begin, L, B, m, m]`, made again."""
-    out[0].copy_(kept.starts[begin // CHUNK - 1] if begin else x.memory.transpose(0, 1))
-    for t in range(begin, end):
-        here = out[t - begin]
-        if t > begin:
-            _write(out[t - begin - 1], written[t - 1], kept.activations[t - 1], out=here)
-        if is_reset[t]:
-            here.copy_(torch.where(x.resets[:, t, None, None], x.initial_memory.unsqueeze(1), here))
-    return out[: end - begin]
-
-
 def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
     B, T, H, L, m, N = _sizes(x)
-    mask, resets, is_reset = unless_full(x.mask), x.resets, _where_any(x.resets, T)
+    mask = unless_full(x.mask)
     u, z, strengths, outputs = kept.interactions, kept.activations, kept.strengths, kept.outputs.transpose(0, 1)
-    before = states_before(torch.cat([x.hidden, x.read], 1), outputs, resets, time=0)
-    cells_before = states_before(x.cell, kept.cells, resets, time=0)
+    before = states_before(torch.cat([x.hidden, x.read], 1), outputs, None, time=0)
+    cells_before = states_before(x.cell, kept.cells, None, time=0)
     scales = strengths[:, None, :, None, None] * (-2 / (N * m))
     written = kept.errors * scales
     d_gates, d_u, d_targets = torch.empty_like(kept.gates), torch.empty_like(u), u.new_empty(T, B, N, L, m)
@@ -167,40 +143,37 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
     d_recalled = _differences(z, u) * (d_meta_losses.T[..., None, None] * (2 / (N * m)))
     d_state = torch.cat([_or_zeros(d.last_hidden, x.hidden), _or_zeros(d.last_read, x.read)], 1)
     d_c, d_W = _or_zeros(d.last_cell, x.cell), _transposed(_or_zeros(d.last_memory, x.memory))
-    d_initial, memories = torch.zeros_like(x.initial_memory), u.new_empty(min(CHUNK, T), L, B, m, m)
-    for begin in reversed(range(0, T, CHUNK)):
-        end = min(begin + CHUNK, T)
-        for t, W in reversed([*enumerate(_memories(x, kept, written, begin, end, is_reset, memories), begin)]):
-            if d.outputs is not None:
-                d_state = d_state + d.outputs[:, t]
-            if mask is not None:
-                passes = mask[:, t, None]
-                passed, passed_c = d_state * ~passes, d_c * ~passes
-                d_state, d_c = d_state * passes, d_c * passes
-            d_h, d_read = d_state.split([H, m], 1)
-            d_z[L, :, :N], d_z[L, :, N : 2 * N], d_z[L, :, 2 * N :] = 0, d_recalled[t], d_read.unsqueeze(1) / N
-            d_written = _memory_backward(z[t], written[t], scales[t], W, d_z, d_W)
-            d_errors = d_written * scales[t]
-            torch.neg(d_errors.permute(1, 2, 0, 3), out=d_targets[t])
-            d_beta = (d_written * kept.errors[t]).sum((0, 2, 3)) * (-2 / (N * m))
-            aten.sigmoid_backward.grad_input(d_beta, strengths[t], grad_input=d_strengths[t])
-            d_k_w, d_v_w, d_k_r, d_u_beta = d_u[t].split([N, N, N, 1], 1)
-            torch.add(d_z[0, :, :N], d_z[0, :, N : 2 * N], out=d_k_w)
-            d_values = d_targets[t].view(B * N, L * m) @ x.target_weight
-            torch.sub(d_values.view(B, N, m), d_recalled[t], out=d_v_w)
-            d_k_r.copy_(d_z[0, :, 2 * N :])
-            torch.mul(d_strengths[t, :, None, None], x.strength_weight, out=d_u_beta)
-            aten.tanh_backward.grad_input(d_u[t], u[t], grad_input=d_u[t])
-            d_h = torch.addmm(d_h, d_u[t].flatten(1), x.interaction_weight)
-            d_c = _cell_backward(d_h, d_c, kept.gates[t], cells_before[t], kept.tanh_cells[t], d_gates[t])
-            d_state = d_gates[t] @ x.recurrent_weight
-            if mask is not None:
-                d_state, d_c = d_state + passed, d_c + passed_c
-            if is_reset[t]:
-                again = resets[:, t]
-                d_state, d_c = d_state * ~again[:, None], d_c * ~again[:, None]
-                d_initial += d_W[:, again].sum(1)
-                d_W[:, again] = 0
+    W = _transposed(kept.last_memory)
+    for t in reversed(range(T)):
+        if t % KEPT:
+            _write_(W, written[t], z[t], sign=-1)
+        else:
+            W.copy_(kept.memories[t // KEPT - 1] if t else x.memory.transpose(0, 1))
+        if d.outputs is not None:
+            d_state = d_state + d.outputs[:, t]
+        if mask is not None:
+            passes = mask[:, t, None]
+            passed, passed_c = d_state * ~passes, d_c * ~passes
+            d_state, d_c = d_state * passes, d_c * passes
+        d_h, d_read = d_state.split([H, m], 1)
+        d_z[L, :, :N], d_z[L, :, N : 2 * N], d_z[L, :, 2 * N :] = 0, d_recalled[t], d_read.unsqueeze(1) / N
+        d_written = _memory_backward(z[t], written[t], scales[t], W, d_z, d_W)
+        d_errors = d_written * scales[t]
+        torch.neg(d_errors.permute(1, 2, 0, 3), out=d_targets[t])
+        d_beta = (d_written * kept.errors[t]).sum((2, 3)).sum(0) * (-2 / (N * m))
+        aten.sigmoid_backward.grad_input(d_beta, strengths[t], grad_input=d_strengths[t])
+        d_k_w, d_v_w, d_k_r, d_u_beta = d_u[t].split([N, N, N, 1], 1)
+        torch.add(d_z[0, :, :N], d_z[0, :, N : 2 * N], out=d_k_w)
+        d_values = d_targets[t].view(B * N, L * m) @ x.target_weight
+        torch.sub(d_values.view(B, N, m), d_recalled[t], out=d_v_w)
+        d_k_r.copy_(d_z[0, :, 2 * N :])
+        torch.mul(d_strengths[t, :, None, None], x.strength_weight, out=d_u_beta)
+        aten.tanh_backward.grad_input(d_u[t], u[t], grad_input=d_u[t])
+        d_h = torch.addmm(d_h, d_u[t].flatten(1), x.interaction_weight)
+        d_c = _cell_backward(d_h, d_c, kept.gates[t], cells_before[t], kept.tanh_cells[t], d_gates[t])
+        d_state = d_gates[t] @ x.recurrent_weight
+        if mask is not None:
+            d_state, d_c = d_state + passed, d_c + passed_c
     d_hidden, d_read = d_state.split([H, m], 1)
     flat_targets = d_targets.flatten(3).flatten(0, 2)
     return {
@@ -216,7 +189,6 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
         "cell": d_c.clone(),
         "read": d_read.clone(),
         "memory": _transposed(d_W),
-        "initial_memory": d_initial,
     }
 
 
@@ -262,8 +234,8 @@ def _memory_backward(z: Tensor, written: Tensor, scale: Tensor, W: Tensor, d_z: 
         if layer < L - 1:
             aten.tanh_backward.grad_input(d_writing, z[layer + 1, :, :N], grad_input=d_writing)
         torch.bmm(above, W[layer], out=below)
-        below[:, :N].add_(d_z_writing[layer]).baddbmm_(d_scores.mT, z[layer, :, N:])
-        below[:, N:].baddbmm_(d_scores, z[layer, :, :N])
+        below[:, :N] += d_z_writing[layer].baddbmm_(d_scores.mT, z[layer, :, N:])
+        below[:, N:] += torch.bmm(d_scores, z[layer, :, :N])
     flat_d_W.baddbmm_(d_z[1:].flatten(0, 1).mT, flat_z)
     return d_written
 
@@ -276,7 +248,7 @@ _mnm = DEFINITION.implement(
     "mnm",
     _forward,
     _backward,
-    saved="outputs gates cells tanh_cells interactions strengths activations errors starts",
+    saved="outputs last_memory gates cells tanh_cells interactions strengths activations errors memories",
     empty=_empty,
     empty_gradients=lambda x: gradients_like(x, "gate_inputs"),
 )
@@ -287,4 +259,20 @@ def plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tens
 
     Arguments as of `reference`.
     """
-    return _mnm(*arguments)
+    x = DEFINITION.Arguments._make(arguments)
+    if x.resets is None:
+        return _mnm(*arguments)
+    *slow, hidden, cell, read, memory = x[1:12]
+    T = x.gate_inputs.shape[1]
+    begins = [0, *(t for t, any_row in enumerate(x.resets.any(0).tolist()) if any_row and t)]
+    sequences, meta_losses = [], []
+    for begin, end in zip(begins, [*begins[1:], T], strict=True):
+        again = x.resets[:, begin, None]
+        hidden, cell, read = (y.masked_fill(again, 0) for y in (hidden, cell, read))
+        memory = torch.where(again[..., None, None], x.initial_memory, memory)
+        mask = None if x.mask is None else x.mask[:, begin:end]
+        inputs = (x.gate_inputs[:, begin:end], *slow, hidden, cell, read, memory, x.initial_memory, mask, None)
+        outputs, of_meta, hidden, cell, read, memory = _mnm(*inputs)
+        sequences.append(outputs)
+        meta_losses.append(of_meta)
+    return torch.cat(sequences, 1), torch.cat(meta_losses, 1), hidden, cell, read, memory

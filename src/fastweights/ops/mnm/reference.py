@@ -1,4 +1,4 @@
-"""The definition: the equations of the plastic Metalearned Neural Memory (Munkhdalai et al. 2019), one step at a time."""
+"""The definition: the equations of MNM-p (Munkhdalai et al. 2019), one step at a time."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def reference(
 DEFINITION = Definition(
     reference,
     inputs="gate_inputs recurrent_weight interaction_weight interaction_bias strength_weight strength_bias "
-    "target_weight target_bias hidden cell read memory initial_memory",
+    "target_weight target_bias hidden cell read memory",
     results="outputs meta_losses last_hidden last_cell last_read last_memory",
 )
