@@ -48,7 +48,7 @@ def test_command_line(capsys):
     for mode, found in result["stories"].items():
         assert found["batch_s"] > 0
         assert found["of_a_step"] == pytest.approx(found["batch_s"] / result["step"][mode]["auto_s"])
-    assert set(result["auto_backend"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn"}
+    assert set(result["auto_backend"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn", "mnm"}
     assert all(found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values())
     keys = ("tokens_per_s", "token_by_token_per_s")
     assert set(result["stream"]) == {*keys, *(f"reference_{key}" for key in keys)}

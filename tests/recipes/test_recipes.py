@@ -18,6 +18,8 @@ SIZES = {
     "catbabi-qa/fwm-as-published": (693_985, 33_280),
     "catbabi-lm/fwm": (683_745, 33_280),
     "catbabi-qa/fw-rnn": (547_840, 262_656),
+    "catbabi-qa/mnm": (1_099_689, 30_612),
+    "catbabi-qa/mnm-small": (679_673, 19_648),
     "art/fw-lstm": (43_437, 2_600),
     "art/ln-lstm": (43_437, 100),
     "art/fw-rnn": (20_237, 2_550),
@@ -93,6 +95,7 @@ def test_the_size_of_the_published_model_is_told_in_its_description():
         f"{SIZES['catbabi-qa/fwm-as-published'][0]:,} weights"
         in recipes.load("catbabi-qa/fwm-as-published").description
     )
+    assert f"{SIZES['catbabi-qa/mnm-small'][0]:,}" in recipes.load("catbabi-qa/mnm-small").description
 
 
 def test_asking_for_a_size_draws_no_random_number():
