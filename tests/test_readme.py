@@ -150,7 +150,7 @@ def test_the_readme_shows_what_it_should():
     languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert "bash" in languages and "python" in languages
     shown = {command.values[0][0] for command in all_commands()}
-    assert {"train", "sweep", "report", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
+    assert {"train", "sweep", "report", "evaluate", "plot", "recipes", "data", "graphs", "bench", "doctor"} <= shown
 
 
 def modules() -> list[str]:
