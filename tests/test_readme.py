@@ -113,7 +113,7 @@ def run_command(arguments: list[str]) -> None:
     if "--resume" in arguments and "--training.steps" in arguments:
         arguments[arguments.index("--training.steps") + 1] = "3"
     if arguments[0] == "sweep":
-        arguments = [*arguments, *QUICK, *QUICK_TASKS["retrieval"]]
+        arguments = [*arguments, *QUICK, *QUICK_TASKS[recipes.load(arguments[1]).task["type"]]]
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
 
 
