@@ -60,6 +60,7 @@ SOUND = {  # values of a command's arguments that are no fault, by what its help
     "RECIPE": NAMES, "NAME": NAMES, "RUN_OR_CHECKPOINT": ("run", "agent", "words", "run/last.safetensors"),
     "RUN": ("agent",), "FOLDER": ("sweep",), "DIR": ("stories",), "REAL": ("stories",), "GENERATED": ("stories",),
     "GRAPH": ("0", "3"), "FIGURE": ("out.png", "out.svg"), "DEVICE": ("cpu",), "LIST": ("1", "1-2"),
+    "KEY": ("valid.loss", "train.loss"),
 }  # fmt: skip
 MADE = (
     "data generate --out=stories --questions=20 --babi-tasks=1",
@@ -70,12 +71,14 @@ MADE = (
     "graphs maps --out=out.png",
 )
 READERS = {  # what reads a copy of what was made
-    "run": ("evaluate copy", "evaluate copy/last.safetensors", "train --resume --out=copy --training.steps=4"),
+    "run": ("evaluate copy", "evaluate copy/last.safetensors", "train --resume --out=copy --training.steps=4",
+            "plot copy run --out=out.png", "plot copy run --groups --out=out.png", "plot copy --metric=train.loss"),
     "agent": ("evaluate copy --episodes=1", "train --resume --out=copy --training.steps=4",
               "graphs returns copy --out=out.png", "graphs walk copy --json"),
     "words": ("evaluate copy", "evaluate copy --data=stories", "evaluate copy --generated",
               "train --resume --out=copy --training.steps=4"),
-    "sweep": ("report copy", "report copy --out=out", f"sweep {ART} --over=training.seed=0,1 --test --out=copy"),
+    "sweep": ("report copy", "report copy --out=out", "plot copy/art/lstm/seed=0/test.json --groups",
+              f"sweep {ART} --over=training.seed=0,1 --test --out=copy"),
     "stories": ("data stats copy", "data compare copy stories", "data compare stories copy",
                 f"train {WORDS} --data=copy --out=out", "evaluate words --data=copy"),
     "recipes": ("recipes copy/recipe.yaml", "train copy/recipe.yaml --out=out", "sweep copy/recipe.yaml --out=out"),

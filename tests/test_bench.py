@@ -181,7 +181,7 @@ def test_growth_is_measured_and_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--growth=growth"], "must end in .png or .svg"),
+        (["--growth=growth"], "must end in .png, .svg or .pdf"),
         (["--growth=nowhere/growth.png"], "cannot write nowhere/growth.png"),
         (["--growth=growth.png", "--repeats=0"], "--repeats is 0"),
         (["--growth=growth.png", "--agent"], "leave --agent, --profile, --batch-size and --length out"),

@@ -184,11 +184,11 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the recorded metrics, in order, without a torn last line."""
-        return [record for _, record in _read_lines(self.metrics)]
+        return read_records(self.metrics)
 
     def timings(self) -> list[dict[str, Any]]:
         """Return the recorded timings, in order, without a torn last line."""
-        return [record for _, record in _read_lines(self.timing)]
+        return read_records(self.timing)
 
     def _refuse_a_second_run(self) -> None:
         for file in (self.config, self.last, self.best, self.metrics):
@@ -208,6 +208,15 @@ class RunFolder:
             if number := self._lock_path.read_text().strip():
                 return f"process {number}"
         return "another process"
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file such as `metrics.jsonl`, in order, without a torn last line.
+
+    Raises:
+        UserError: where a line is no record.
+    """
+    return [record for _, record in _read_lines(path)]
 
 
 def _to_yaml(config: dict[str, Any]) -> bytes:
