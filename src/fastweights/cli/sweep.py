@@ -66,7 +66,7 @@ def report(args: Namespace) -> None:
     rows = reports.collect(args.folder, on_skip=lambda text: print(f"fastweights: {text}", file=sys.stderr))
     if args.out is not None:
         reports.draw(rows, *drawings)
-        write_atomically(table, reports.markdown(rows).encode())
+        write_atomically(table, reports.markdown(*reports.cells(rows)).encode())
     if args.json:
         print_json([row.to_dict() for row in rows])
         return

@@ -70,15 +70,22 @@ def points(names: Sequence[str], over: Sequence[str], overrides: Sequence[str]) 
         point(name, name, dict(zip(axes, values, strict=True)), overrides)
         for name, values in itertools.product(names, itertools.product(*axes.values()))
     ]
-    runs = {json.dumps([point.name, point.recipe.to_dict()], default=str) for point in found}
-    if len(runs) < len(found) or len({point.path(Path()) for point in found}) < len(found):
-        raise UserError("Two runs of the sweep would be the same or share a folder; give each recipe and value once.")
+    refuse_duplicates(found)
     return found
 
 
-def point(
-    name: str, source: str | Mapping[str, Any], settings: dict[str, str], overrides: Sequence[str] = ()
-) -> Point:
+def refuse_duplicates(found: Sequence[Point]) -> None:
+    """Refuse runs of which two are the same or have one folder.
+
+    Raises:
+        UserError: where there are such.
+    """
+    runs = {json.dumps([point.name, point.recipe.to_dict()], default=str) for point in found}
+    if len(runs) < len(found) or len({point.path(Path()) for point in found}) < len(found):
+        raise UserError("Two runs would be the same or share a folder; give each recipe and value once.")
+
+
+def point(name: str, source: str | Mapping[str, Any], settings: dict[str, str], overrides: Sequence[str] = ()) -> Point:
     """The run of a recipe, by its name and what it is read from, with settings."""
     recipe = recipes.load(source, [*overrides, *(f"--{key}={value}" for key, value in settings.items())])
     folder = folder_name(Path(name).stem, name) if name.endswith((".yaml", ".yml")) else name
