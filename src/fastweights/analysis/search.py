@@ -15,6 +15,7 @@ from fastweights.analysis.figures import COLORS, new_figure
 from fastweights.analysis.figures import write as write_figure
 from fastweights.analysis.report import COLUMNS
 from fastweights.objectives import Metric
+from fastweights.recipes import Recipe
 from fastweights.training import space
 from fastweights.training.checkpoint import write_atomically
 from fastweights.training.search import Search
@@ -29,8 +30,9 @@ LINES = ("-", "--", ":", "-.")
 
 
 class SearchRow(NamedTuple):
-    """A setting: its values, its results at the ends of rounds, why it failed, and what its run folder holds."""
+    """A setting: its recipe, its results at the ends of rounds, why it failed, and what its run folder holds."""
 
+    recipe: Recipe
     settings: dict[str, str]
     run: str
     values: list[float]
@@ -40,17 +42,22 @@ class SearchRow(NamedTuple):
     minutes: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The row for `--json`, without its curve."""
-        return {name: value for name, value in self._asdict().items() if name != "curve"}
+        """The row for `--json`, without recipe and curve."""
+        return {name: value for name, value in self._asdict().items() if name not in ("recipe", "curve")}
 
     def label(self, without: str | None = None) -> str:
         """Its settings in words."""
-        shown = (f"{_name(key)} {short(value)}" for key, value in self.settings.items() if key != without)
+        shown = (f"{_name(key)} {_plain(value)}" for key, value in self.settings.items() if key != without)
         return ", ".join(shown)
 
 
 def _name(key: str) -> str:
     return key.rpartition(".")[2]
+
+
+def _plain(value: str) -> str:
+    """A value for a figure, in which a dollar begins no formula."""
+    return short(value).replace("$", r"\$")
 
 
 def short(value: str) -> str:
@@ -72,7 +79,10 @@ def collect(search: Search) -> list[SearchRow]:
         path = result.point.path(search.folder)
         read = report.read(path, on_skip=lambda text: None) if (path / "config.yaml").exists() else None
         curve, test, minutes = ([], None, 0.0) if read is None else (read.curve, read.test, read.minutes)
-        rows.append(SearchRow(result.point.settings, str(path), result.values, result.failure, curve, test, minutes))
+        point = result.point
+        rows.append(
+            SearchRow(point.recipe, point.settings, str(path), result.values, result.failure, curve, test, minutes)
+        )
     return rows
 
 
@@ -88,11 +98,12 @@ def write(search: Search) -> list[SearchRow]:
         write_atomically(table, report.markdown(*cells(search, rows)).encode())
         draw_curves(search, rows, curves)
         draw_parameters(search, rows, parameters)
-        if rows[0].failure is None:
-            best = search.results()[0].point.recipe
-            shown = f"{search.metric.show(rows[0].values[-1])} in validation by step {search.plan.rounds[-1]:,}"
-            text = yaml.safe_dump(best.to_dict(), sort_keys=False, allow_unicode=True)
-            write_atomically(search.folder / "best.yaml", f"# the best of a search: {shown}\n{text}".encode())
+        best = rows[0]
+        if best.failure is None:
+            end = search.plan.rounds[len(best.values) - 1]
+            text = yaml.safe_dump(best.recipe.to_dict(), sort_keys=False, allow_unicode=True)
+            head = f"# the best of a search: validation {search.metric.show(best.values[-1])} by step {end:,}\n"
+            write_atomically(search.folder / "best.yaml", (head + text).encode())
     return rows
 
 
@@ -148,6 +159,7 @@ def draw_parameters(search: Search, rows: Sequence[SearchRow], path: Path) -> No
     grid = figure.subplots(height, columns, sharey=True, squeeze=False)
     for panel in grid.flat[len(plan.axes) :]:
         panel.axis("off")
+    rows = sorted(rows, key=lambda row: [_places(key, axis, [row]) for key, axis in plan.axes.items()])
     for panel, (key, axis) in zip(grid.flat, plan.axes.items(), strict=False):
         _draw_parameter(panel, key, axis, rows)
         if len(plan.rounds) > 1:
@@ -157,7 +169,7 @@ def draw_parameters(search: Search, rows: Sequence[SearchRow], path: Path) -> No
             panel.plot(_places(key, axis, last), values, "*", color="black", ms=10, label=label)
         _set_metric(panel, search.metric)
         if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize="x-small", frameon=False)
+            panel.legend(fontsize="x-small")
     for panel in grid[:, 0]:
         panel.set_ylabel(f"validation {search.metric.label} by step {plan.rounds[0]:,}")
     write_figure(figure, path)
@@ -181,7 +193,7 @@ def _draw_parameter(panel: Axes, key: str, axis: space.Axis, rows: Sequence[Sear
     if isinstance(axis, space.Range):
         panel.set_xscale("log" if axis.log else "linear")
     else:
-        panel.set_xticks(range(len(axis.texts)), [short(text) for text in axis.texts])
+        panel.set_xticks(range(len(axis.texts)), [_plain(text) for text in axis.texts])
 
 
 def _places(key: str, axis: space.Axis, rows: Sequence[SearchRow]) -> list[float]:

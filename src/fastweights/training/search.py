@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 POLL = 1.0  # seconds between two looks at what other processes have done
 STEPS = "training.steps"
+STATES = ("WAITING", "RUNNING", "COMPLETE", "FAIL")
 
 
 class Plan:
@@ -80,7 +81,7 @@ class Plan:
         self.rounds, self.keep = list(rounds or [base.training.steps]), list(keep)
         self.axes = {key: space.axis(key, values) for key, values in texts.items()}
         self._check_counts()
-        self.points = [self.point(params) for params in (self.grid() if sampler == "grid" else self._ends())]
+        self.points = [self.point(params) for params in (self.grid() if sampler == "grid" else [self._first()])]
         sweep.refuse_duplicates(self.points)
 
     def _check_counts(self) -> None:
@@ -109,10 +110,9 @@ class Plan:
         values = itertools.product(*(axis.ends for axis in self.axes.values()))
         return [dict(zip(self.axes, combination, strict=True)) for combination in values]
 
-    def _ends(self) -> list[dict[str, Any]]:
-        """Parameters with every value and both ends of every range, each in one of them at least."""
-        first = {key: axis.ends[0] for key, axis in self.axes.items()}
-        return [first, *(first | {key: value} for key, axis in self.axes.items() for value in axis.ends[1:])]
+    def _first(self) -> dict[str, Any]:
+        """The first parameters of all, which must make a run; what others cannot is seen when they are drawn."""
+        return {key: axis.ends[0] for key, axis in self.axes.items()}
 
     def point(self, params: Mapping[str, Any]) -> Point:
         """The run with some parameters.
@@ -136,7 +136,7 @@ class Trial(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether it has a result, or has failed."""
-        return self.state in ("COMPLETE", "FAIL")
+        return self.state in STATES[2:]
 
 
 class Result(NamedTuple):
@@ -167,7 +167,7 @@ class Search:
             assembly = sweep.build(point, data)
         self.metric = assembly.objective.headline
         self.last = len(plan.rounds) - 1
-        self._journal = self.folder / "journal.log"
+        self._journal = self.folder / "journal.jsonl"
         self._place = "the database of --storage" if storage else str(self._journal)
         self._lock = FileLock(self.folder / "lock")
         self._distributions = {key: axis.distribution() for key, axis in plan.axes.items()}
@@ -254,7 +254,7 @@ class Search:
         """All trials, in the order of their numbers; call it locked.
 
         Raises:
-            UserError, ValueError: where the storage holds something else.
+            ValueError: where the storage holds something else.
         """
         found = self._study.get_trials(deepcopy=False)
         # One that lacks settings was cut before it had them.
@@ -262,15 +262,17 @@ class Search:
 
     def _trial(self, found: optuna.trial.FrozenTrial) -> Trial:
         """A trial out of the storage, of which nothing is believed: a value outside the space could name code."""
-        params, attributes = dict(found.params), found.user_attrs
+        params, value, state = dict(found.params), found.value, found.state.name
+        number, failure = found.user_attrs.get("round", 0), found.user_attrs.get("failure")
         if not all(key in self.plan.axes and value in self.plan.axes[key] for key, value in params.items()):
             raise ValueError(f"trial {found.number} has a setting that is not searched")
-        number = specs.check("the round", attributes.get("round", 0), specs.Count)
-        value = specs.check("the value", found.value, float | None)
-        failure = specs.check("the failure", attributes.get("failure"), str | None)
-        if number > self.last or (found.state.name == "COMPLETE") != (value is not None):
-            raise ValueError(f"trial {found.number} has no round or no value")
-        return Trial(found.number, number, params, found.state.name, value, failure)
+        if type(number) is not int or not 0 <= number <= self.last:
+            raise ValueError(f"trial {found.number} is of a round that does not exist")
+        if state not in STATES or (state == "COMPLETE") != isinstance(value, float):
+            raise ValueError(f"trial {found.number} has no result, or an odd state")
+        if not isinstance(failure, str | None):
+            raise ValueError(f"trial {found.number} has failed for something that is no text")
+        return Trial(found.number, number, params, state, value, failure)
 
     def _pending(self, trials: Sequence[Trial]) -> tuple[int, list[dict[str, Any] | None]] | None:
         """The round under way, and the parameters of each trial that it lacks (None to sample); None at the end."""

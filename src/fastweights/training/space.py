@@ -23,7 +23,7 @@ class Values(NamedTuple):
 
     @property
     def ends(self) -> Sequence[Any]:
-        """What must be tried for all to be tried."""
+        """All of them."""
         return self.texts
 
     def __contains__(self, value: object) -> bool:
@@ -50,7 +50,7 @@ class Range(NamedTuple):
 
     @property
     def ends(self) -> Sequence[Any]:
-        """What must be tried for all to be tried."""
+        """The lowest and the highest."""
         return (self.low, self.high)
 
     def __contains__(self, value: object) -> bool:
