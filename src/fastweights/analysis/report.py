@@ -118,6 +118,7 @@ def _read(run: RunFolder) -> SweptRun | None:
     if not isinstance(metric.label, str):
         raise TypeError("the label of the headline is no text")
     metric.show(0.0)
+    hash(metric)  # rows are grouped by it, and a list in its place has none
     settings = {str(key): str(value) for key, value in sweep["settings"].items()}
     seed = settings.pop(SEED, "0")
     curve = [(record["step"], _finite(record["valid"][metric.name])) for record in validations]
