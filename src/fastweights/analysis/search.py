@@ -128,7 +128,7 @@ def cells(search: Search, rows: Sequence[SearchRow]) -> tuple[list[str], list[li
 
 def draw_curves(search: Search, rows: Sequence[SearchRow], path: Path) -> None:
     """Draw every setting's validations against steps, the best first in the legend; lines are at the ends of rounds."""
-    figure = new_figure(9, 4.5)
+    figure = new_figure(6.5 + 0.08 * max(len(row.label()) for row in rows), 4.5)
     axes = figure.subplots()
     for place, row in reversed(list(enumerate(row for row in rows if row.curve))):
         steps, values = zip(*row.curve, strict=True)
@@ -183,8 +183,9 @@ def _draw_parameter(panel: Axes, key: str, axis: space.Axis, rows: Sequence[Sear
     for number, (label, group) in enumerate(groups.items() if is_grid else [("", rows)]):
         done = [row for row in group if row.values]
         points = sorted(zip(_places(key, axis, done), (row.values[0] for row in done), strict=True))
-        style = _style(number) if is_grid else _style(number) | {"linestyle": "none"}
-        panel.plot(*zip(*points, strict=True) if points else ((), ()), **style, lw=1, ms=5, label=label)
+        style = _style(number) | ({} if is_grid else {"linestyle": "none"})
+        if points:
+            panel.plot(*zip(*points, strict=True), **style, lw=1, ms=5, label=label)
     failed = [row for row in rows if not row.values]
     if failed:
         bottom = panel.get_xaxis_transform()
@@ -194,6 +195,7 @@ def _draw_parameter(panel: Axes, key: str, axis: space.Axis, rows: Sequence[Sear
         panel.set_xscale("log" if axis.log else "linear")
     else:
         panel.set_xticks(range(len(axis.texts)), [_plain(text) for text in axis.texts])
+        panel.set_xlim(-0.5, len(axis.texts) - 0.5)
 
 
 def _places(key: str, axis: space.Axis, rows: Sequence[SearchRow]) -> list[float]:
