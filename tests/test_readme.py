@@ -113,7 +113,7 @@ def run_command(arguments: list[str]) -> None:
     if "--resume" in arguments and "--training.steps" in arguments:
         arguments[arguments.index("--training.steps") + 1] = "3"
     if arguments[0] == "sweep":
-        arguments = [*arguments, *QUICK, *QUICK_TASKS["retrieval"]]
+        arguments = [*arguments, *QUICK, *QUICK_TASKS[recipes.load(arguments[1]).task["type"]]]
     if arguments[0] == "search":
         arguments = quick_search(arguments)
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
@@ -163,7 +163,20 @@ def test_the_readme_shows_what_it_should():
     languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert "bash" in languages and "python" in languages
     shown = {command.values[0][0] for command in all_commands()}
-    assert {"train", "sweep", "search", "report", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
+    commands_shown = {
+        "train",
+        "sweep",
+        "search",
+        "report",
+        "evaluate",
+        "plot",
+        "recipes",
+        "data",
+        "graphs",
+        "bench",
+        "doctor",
+    }
+    assert commands_shown <= shown
 
 
 def modules() -> list[str]:

@@ -10,13 +10,22 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastweights.cores import LSTM, FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, LSTMStack
+    from fastweights.cores import (
+        LSTM,
+        FastWeightLSTM,
+        FastWeightMemory,
+        FastWeightRNN,
+        LayerNormLSTM,
+        LSTMStack,
+        MetalearnedMemory,
+    )
     from fastweights.errors import UserError
     from fastweights.models import TokenModel
     from fastweights.ops.fw_lstm import fast_weight_lstm
     from fastweights.ops.fw_rnn import fast_weight_rnn
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
+    from fastweights.ops.mnm import metalearned_memory
     from fastweights.training.trained import load_model
 
 _HOMES = {
@@ -26,6 +35,7 @@ _HOMES = {
     "LSTM": "fastweights.cores",
     "LSTMStack": "fastweights.cores",
     "LayerNormLSTM": "fastweights.cores",
+    "MetalearnedMemory": "fastweights.cores",
     "TokenModel": "fastweights.models",
     "UserError": "fastweights.errors",
     "fast_weight_lstm": "fastweights.ops.fw_lstm",
@@ -33,11 +43,13 @@ _HOMES = {
     "fast_weight_rnn": "fastweights.ops.fw_rnn",
     "load_model": "fastweights.training.trained",
     "lstm": "fastweights.ops.lstm",
+    "metalearned_memory": "fastweights.ops.mnm",
 }
 
 __all__ = [
-    "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM", "TokenModel",
-    "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn", "load_model", "lstm",
+    "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM",
+    "MetalearnedMemory", "TokenModel", "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn",
+    "load_model", "lstm", "metalearned_memory",
 ]  # fmt: skip
 
 

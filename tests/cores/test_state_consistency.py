@@ -16,6 +16,7 @@ from fastweights.cores import (
     LayerNormLSTM,
     Losses,
     LSTMStack,
+    MetalearnedMemory,
     map_state,
     state_size,
 )
@@ -52,6 +53,9 @@ CASES = {
     "FW-LSTM, decaying": lambda: FastWeightLSTM(INPUT_SIZE, 6, decay=0.9, rate=0.5),
     "FW-RNN": lambda: FastWeightRNN(INPUT_SIZE, 6),
     "FW-RNN, three inner steps": lambda: FastWeightRNN(INPUT_SIZE, 6, inner_steps=3, bias=False),
+    "MNM": lambda: MetalearnedMemory(INPUT_SIZE, 6, 4),
+    "MNM, two layers, one head": lambda: MetalearnedMemory(INPUT_SIZE, 6, 4, num_layers=2, num_heads=1),
+    "FWM over MNM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=MetalearnedMemory(INPUT_SIZE, 6, 4)),
     "FWM over FW-LSTM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=FastWeightLSTM(INPUT_SIZE, 6)),
 }
 GRU = import_object(f"{Path(__file__).parents[2] / 'examples' / 'own_core.py'}:GRU")

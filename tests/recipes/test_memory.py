@@ -29,6 +29,7 @@ def a_machine(monkeypatch):
         ("catbabi-qa/fwm", "--task.segment_length=1000000000", "the task's sequences"),
         ("catbabi-qa/lstm", "--model.core.hidden_size=100000", "the model's sizes"),
         ("catbabi-qa/fwm", "--model.core.memory_size=100000", "the model's sizes"),
+        ("catbabi-qa/mnm", "--model.core.memory_size=1000", "the task's sequences"),  # of memories kept on the way
         ("graph-rl/fwm", "--task.steps=1000000000", "the task's sequences"),
         ("graph-rl/fwm", "--task.patience=1000000 --task.steps=1000000 " + ONE_ROW, "the sizes of the task's data"),
     ],

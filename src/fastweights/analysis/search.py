@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from fastweights.analysis import report
-from fastweights.analysis.figures import COLORS, new_figure
+from fastweights.analysis.figures import legend, new_figure, style
 from fastweights.analysis.figures import write as write_figure
+from fastweights.analysis.plots import average, draw_curve, show_percent
 from fastweights.analysis.report import COLUMNS
 from fastweights.objectives import Metric
 from fastweights.recipes import Recipe
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 FILES = ("search.md", "curves.png", "parameters.png")
 LABELLED = 12  # settings with a style of their own; the others are thin and grey
-MARKERS = "osD^vP*X<>hd"
-LINES = ("-", "--", ":", "-.")
 
 
 class SearchRow(NamedTuple):
@@ -47,17 +46,12 @@ class SearchRow(NamedTuple):
 
     def label(self, without: str | None = None) -> str:
         """Its settings in words."""
-        shown = (f"{_name(key)} {_plain(value)}" for key, value in self.settings.items() if key != without)
+        shown = (f"{_name(key)} {short(value)}" for key, value in self.settings.items() if key != without)
         return ", ".join(shown)
 
 
 def _name(key: str) -> str:
     return key.rpartition(".")[2]
-
-
-def _plain(value: str) -> str:
-    """A value for a figure, in which a dollar begins no formula."""
-    return short(value).replace("$", r"\$")
 
 
 def short(value: str) -> str:
@@ -128,22 +122,21 @@ def cells(search: Search, rows: Sequence[SearchRow]) -> tuple[list[str], list[li
 
 def draw_curves(search: Search, rows: Sequence[SearchRow], path: Path) -> None:
     """Draw every setting's validations against steps, the best first in the legend; lines are at the ends of rounds."""
-    figure = new_figure(6.5 + 0.08 * max(len(row.label()) for row in rows), 4.5)
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
-    for place, row in reversed(list(enumerate(row for row in rows if row.curve))):
-        steps, values = zip(*row.curve, strict=True)
-        if place >= LABELLED:
-            axes.plot(steps, values, color="0.75", lw=0.8)
-            continue
-        label = row.label() + (" (failed)" if row.failure else "")
-        axes.plot(steps, values, **_style(place), markevery=max(1, len(steps) // 6), ms=5, lw=1.5, label=label)
+    drawn = {}
+    for place, row in enumerate(row for row in rows if row.curve):
+        steps, spreads = average([row.curve])
+        if place < LABELLED:
+            drawn[row.label() + (" (failed)" if row.failure else "")] = draw_curve(axes, place, steps, spreads)
+        else:
+            axes.plot(steps, [spread.mean for spread in spreads], color="0.75", lw=0.8, zorder=1)
     for step in search.plan.rounds[:-1]:
         axes.axvline(step, color="0.4", lw=0.8, ls=":")
     axes.set(xlabel="steps", ylabel=f"validation {search.metric.label}")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _set_metric(axes, search.metric)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize="small")
+    legend(figure, list(drawn.values()), list(drawn))
     write_figure(figure, path)
 
 
@@ -183,9 +176,18 @@ def _draw_parameter(panel: Axes, key: str, axis: space.Axis, rows: Sequence[Sear
     for number, (label, group) in enumerate(groups.items() if is_grid else [("", rows)]):
         done = [row for row in group if row.values]
         points = sorted(zip(_places(key, axis, done), (row.values[0] for row in done), strict=True))
-        style = _style(number) | ({} if is_grid else {"linestyle": "none"})
         if points:
-            panel.plot(*zip(*points, strict=True), **style, lw=1, ms=5, label=label)
+            look = style(number)
+            line = look.line if is_grid else "none"
+            panel.plot(
+                *zip(*points, strict=True),
+                color=look.color,
+                ls=line,
+                marker=look.marker,
+                lw=1,
+                ms=5,
+                label=_plain(label),
+            )
     failed = [row for row in rows if not row.values]
     if failed:
         bottom = panel.get_xaxis_transform()
@@ -194,7 +196,7 @@ def _draw_parameter(panel: Axes, key: str, axis: space.Axis, rows: Sequence[Sear
     if isinstance(axis, space.Range):
         panel.set_xscale("log" if axis.log else "linear")
     else:
-        panel.set_xticks(range(len(axis.texts)), [_plain(text) for text in axis.texts])
+        panel.set_xticks(range(len(axis.texts)), [_plain(short(text)) for text in axis.texts])
         panel.set_xlim(-0.5, len(axis.texts) - 0.5)
 
 
@@ -204,18 +206,14 @@ def _places(key: str, axis: space.Axis, rows: Sequence[SearchRow]) -> list[float
     return [float(text) if isinstance(axis, space.Range) else list(axis.texts).index(text) for text in texts]
 
 
-def _style(number: int) -> dict[str, Any]:
-    """A colour, a marker and a kind of line, which differ in grey as well."""
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": LINES[number // len(COLORS) % len(LINES)],
-    }
+def _plain(text: str) -> str:
+    """A text in which a dollar begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _set_metric(axes: Axes, metric: Metric) -> None:
     axes.grid(alpha=0.3)
     if "%" in metric.format:
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+        show_percent(axes.yaxis)
     elif not metric.higher_is_better:  # a perplexity or a loss, which falls by orders of magnitude
         axes.set_yscale("log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastweights.cli import data, evaluate, graphs, info, search, sweep, train
+from fastweights.cli import data, evaluate, graphs, info, plot, search, sweep, train
 
 
 class Argument(NamedTuple):
@@ -42,7 +42,7 @@ DEVICE = argument("--device", default="cpu", metavar="DEVICE", help="cpu (defaul
 TRUST = argument("--trust", action="store_true", help="import code outside the package that the checkpoint names")
 MODEL = argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
 SPLIT = argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
-FIGURE = argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+FIGURE = argument("--out", metavar="FIGURE", required=True, help="a PNG, SVG or PDF file")
 
 COMMANDS = (
     Command(
@@ -166,6 +166,42 @@ Sampled settings, kept in a database of Optuna's:
             argument("folder", metavar="FOLDER", help="the --out of `fastweights sweep`"),
             argument("--out", metavar="NAME", help="also write NAME.md, NAME.png and NAME.svg"),
         ),
+    ),
+    Command(
+        "plot",
+        plot.plot,
+        "Compare any runs: a recorded metric over steps, or the accuracy per group, as figure and table.",
+        (
+            argument(
+                "runs",
+                metavar="RUN",
+                nargs="+",
+                help="NAME=RUN or RUN: a run folder, a folder of run folders, a file of records (.jsonl), or what "
+                "`fastweights evaluate --json` printed (.json)",
+            ),
+            argument(
+                "--metric",
+                metavar="KEY",
+                help="as in metrics.jsonl: valid.loss, train.answer_accuracy, valid.groups.3.accuracy … "
+                "(default: the headline metric of the validations)",
+            ),
+            argument(
+                "--groups",
+                action="store_true",
+                help="instead, bars of the accuracy per group (bAbI's tasks) at each run's best validation",
+            ),
+            argument("--out", metavar="FIGURE", help="also draw a PNG, SVG or PDF file"),
+        ),
+        """\
+Runs of one NAME are one line: their mean, with a band from the least to the greatest value. So are runs without a name
+that differ in nothing but the seed; they are labelled by what differs between their recipes.
+  fastweights plot runs/catbabi-qa/fwm runs/catbabi-qa/lstm --out curves.png
+  fastweights plot sweeps/reads --metric valid.groups.3.accuracy --out task-3.svg
+  fastweights plot "product=runs/catbabi-qa/fwm" "concatenation=runs/concatenation" --groups --out tasks.pdf
+On the test split, with an evaluation in each run folder:
+  fastweights evaluate runs/catbabi-qa/fwm --split test --json > runs/catbabi-qa/fwm/test.json
+  fastweights plot runs/catbabi-qa/*/test.json --groups --out tasks.png
+""",
     ),
     Command(
         "evaluate",
@@ -299,7 +335,7 @@ Example:
             argument(
                 "--growth",
                 metavar="FIGURE",
-                help="instead, draw the memory's time against length, batch size and size (PNG or SVG; some minutes)",
+                help="instead, draw the memory's time against length, batch size and size (some minutes)",
             ),
         ),
         """\

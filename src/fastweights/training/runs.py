@@ -194,11 +194,11 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the recorded metrics, in order, without a torn last line."""
-        return [record for _, record in _read_lines(self.metrics)]
+        return read_records(self.metrics)
 
     def timings(self) -> list[dict[str, Any]]:
         """Return the recorded timings, in order, without a torn last line."""
-        return [record for _, record in _read_lines(self.timing)]
+        return read_records(self.timing)
 
     def _make(self) -> None:
         try:
@@ -224,6 +224,15 @@ class RunFolder:
             if number := self._lock_path.read_text().strip():
                 return f"process {number}"
         return "another process"
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file such as `metrics.jsonl`, in order, without a torn last line.
+
+    Raises:
+        UserError: where a line is no record.
+    """
+    return [record for _, record in _read_lines(path)]
 
 
 def _to_yaml(config: dict[str, Any]) -> bytes:
