@@ -54,12 +54,17 @@ KEYS = recipes.known_keys()
 ART = f"art/lstm {LOOP} {TINY['retrieval']} --model.embedding_size=8 --model.core.hidden_size=8"
 AGENT = f"graph-rl/fwm {LOOP} {TINY['graph-rl']} --model.core.memory_size=4 --training.evaluate_every=1"
 WORDS = f"catbabi-qa/fwm {LOOP} {TINY['catbabi']} --model.core.hidden_size=8 --model.core.memory_size=4"
+SEARCH = f"{ART.replace('--training.steps=2 ', '')} --over=training.seed=0,1 --rounds=1,2 --keep=1"
 
-SMALL = {"bench": "--repeats=1 --batch-size=1 --length=1", "data generate": "--questions=20"}
+SMALL = {
+    "bench": "--repeats=1 --batch-size=1 --length=1", "data generate": "--questions=20",
+    "search": "--over=training.seed=0,1",
+}  # fmt: skip
 SOUND = {  # values of a command's arguments that are no fault, by what its help calls them
     "RECIPE": NAMES, "NAME": NAMES, "RUN_OR_CHECKPOINT": ("run", "agent", "words", "run/last.safetensors"),
     "RUN": ("agent",), "FOLDER": ("sweep",), "DIR": ("stories",), "REAL": ("stories",), "GENERATED": ("stories",),
     "GRAPH": ("0", "3"), "FIGURE": ("out.png", "out.svg"), "DEVICE": ("cpu",), "LIST": ("1", "1-2"),
+    "URL": ("sqlite:///out/trials.db",),
     "KEY": ("valid.loss", "train.loss"),
 }  # fmt: skip
 MADE = (
@@ -68,6 +73,7 @@ MADE = (
     f"train {AGENT} --out=agent",
     f"train {WORDS} --data=stories --out=words",
     f"sweep {ART} --over=training.seed=0,1 --test --out=sweep",
+    f"search {SEARCH} --out=search",
     "graphs maps --out=out.png",
 )
 READERS = {  # what reads a copy of what was made
@@ -79,6 +85,7 @@ READERS = {  # what reads a copy of what was made
               "train --resume --out=copy --training.steps=4"),
     "sweep": ("report copy", "report copy --out=out", "plot copy/art/lstm/seed=0/test.json --groups",
               f"sweep {ART} --over=training.seed=0,1 --test --out=copy"),
+    "search": (f"search {SEARCH} --out=copy", f"search {SEARCH} --test --out=copy", "train copy/best.yaml --out=out"),
     "stories": ("data stats copy", "data compare copy stories", "data compare stories copy",
                 f"train {WORDS} --data=copy --out=out", "evaluate words --data=copy"),
     "recipes": ("recipes copy/recipe.yaml", "train copy/recipe.yaml --out=out", "sweep copy/recipe.yaml --out=out"),

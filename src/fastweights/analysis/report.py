@@ -80,12 +80,9 @@ def collect(folder: str | Path, on_skip: Callable[[str], None] = lambda reason: 
     """
     groups: dict[tuple, list[SweptRun]] = {}
     for path in sorted(Path(folder).rglob("config.yaml")):
-        try:
-            run = _read(RunFolder.open(path.parent))
-            if run is not None:
-                groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
-        except UNREADABLE as error:
-            on_skip(left_out(path.parent, error))
+        run = read(path.parent, on_skip)
+        if run is not None:
+            groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
     if not groups:
         raise UserError(
             f"{folder} holds no run of a sweep that has been validated; "
@@ -93,6 +90,15 @@ def collect(folder: str | Path, on_skip: Callable[[str], None] = lambda reason: 
         )
     rows = [_row(runs) for runs in groups.values()]
     return sorted(rows, key=lambda row: [_sortable(part) for part in (*row.settings.values(), row.recipe)])
+
+
+def read(path: Path, on_skip: Callable[[str], None]) -> SweptRun | None:
+    """A run of a sweep, or None where it has no validation or cannot be read; then `on_skip` is called with why."""
+    try:
+        return _read(RunFolder.open(path))
+    except UNREADABLE as error:
+        on_skip(left_out(path, error))
+        return None
 
 
 def _read(run: RunFolder) -> SweptRun | None:
@@ -105,6 +111,7 @@ def _read(run: RunFolder) -> SweptRun | None:
     if not isinstance(metric.label, str):
         raise TypeError("the label of the headline is no text")
     metric.show(0.0)
+    hash(metric)  # rows are grouped by it, and a list in its place has none
     settings = {str(key): str(value) for key, value in sweep["settings"].items()}
     seed = settings.pop(SEED, "0")
     curve = [(record["step"], finite(record["valid"][metric.name])) for record in validations]
@@ -170,9 +177,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
-    headings, lines = cells(rows)
+def markdown(headings: list[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     table = [headings, ["---"] * len(headings), *lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastweights.cli import data, evaluate, graphs, info, plot, sweep, train
+from fastweights.cli import data, evaluate, graphs, info, plot, search, sweep, train
 
 
 class Argument(NamedTuple):
@@ -109,6 +109,52 @@ Other settings change all runs, as with `fastweights train`:
   fastweights sweep art/fwm --over model.core.memory_size=8,16 --training.steps 500 --out sweeps/sizes
 Table and learning curves:
   fastweights report sweeps/art --out art
+""",
+        takes_overrides=True,
+    ),
+    Command(
+        "search",
+        search.search,
+        "Search over a recipe's settings in rounds: the best go on from their checkpoints.",
+        (
+            argument("recipe", metavar="RECIPE", help="a name from `fastweights recipes`, or a YAML file"),
+            argument(
+                "--over",
+                metavar="KEY=VALUE,VALUE",
+                action="append",
+                default=[],
+                help="a setting and its values, or its range, such as 'training.learning_rate=1e-4..1e-2 log'; may be "
+                "repeated",
+            ),
+            argument("--rounds", metavar="STEPS", help="the step at which each round ends, such as 3000,10000"),
+            argument("--keep", metavar="NUMBERS", help="how many settings go on to each round after the first"),
+            argument("--out", metavar="FOLDER", required=True, help="the folder of run folders, journal and results"),
+            argument(
+                "--sampler",
+                default="grid",
+                choices=("grid", "random", "tpe"),
+                help="how settings are chosen: every combination (default), or --trials of them at random or by TPE",
+            ),
+            argument("--trials", type=int, metavar="N", help="the number of sampled settings"),
+            argument("--storage", metavar="URL", help="a database that keeps the trials (default: a journal in --out)"),
+            DATA,
+            argument("--test", action="store_true", help="evaluate the last round's best models on the test split"),
+            THREADS,
+        ),
+        """\
+Appendix F of the FWM paper, a grid for 3,000 steps of which the best two go on to 10,000:
+  fastweights search catbabi-qa/fwm --over training.batch_size=64,128 \\
+      --over training.learning_rate=0.0001,0.00025,0.0005,0.001,0.002 --rounds 3000,10000 --keep 2 --out searches/fwm
+The same command joins the search from another process (one thread each is best) or machine with the folder on a shared
+filesystem, goes on after a kill, and when all is trained writes the results again. FOLDER then holds search.md,
+curves.png, parameters.png and best.yaml:
+  fastweights train searches/fwm/best.yaml
+A setting is one run with the steps of the last round, which pauses at the end of each round: so a falling learning rate
+falls over all rounds. It is judged by the best validation so far. The runs are those of a sweep:
+  fastweights report searches/fwm
+Sampled settings, kept in a database of Optuna's:
+  fastweights search art/fwm --over 'training.learning_rate=1e-4..1e-2 log' --over model.core.memory_size=8,16 \\
+      --sampler tpe --trials 20 --out searches/art --storage sqlite:///searches.db
 """,
         takes_overrides=True,
     ),
