@@ -9,50 +9,50 @@ namespace FW_ISA {
 namespace {
 
 struct FWLSTM : Recurrence<FWLSTMArguments> {
-  float *gates_gain, *gates_bias, *cell_gain, *cell_bias, *weight;
+  float *gates_gain, *gates_bias, *cell_gain, *cell_bias;
+  Weight weight;
 
-  FWLSTM(const FWLSTMArguments& a, bool forward) : Recurrence(a) {
+  // of W, whose rows are padded gate by gate
+  static float entry(const FWLSTMArguments& a, int P, int out, int in) {
+    const int H = int(a.H);
+    return in < H && out % P < H ? a.weight[(std::size_t(out / P) * H + out % P) * H + in] : 0.f;
+  }
+
+  FWLSTM(const FWLSTMArguments& a, bool forward)
+      : Recurrence(a, a.memory != nullptr), weight(forward ? 4 * P : P, forward ? P : 4 * P, a.threads, [&](int column, int k) {
+          return forward ? entry(a, P, column, k) : entry(a, P, k, column);
+        }) {
     float* norms = aligned_floats(std::size_t(10) * P);
     gates_gain = norms, gates_bias = norms + 4 * P, cell_gain = norms + 8 * P, cell_bias = norms + 9 * P;
     pad(gates_gain, a.gates_gain, H, P, 4);
     pad(gates_bias, a.gates_bias, H, P, 4);
     pad(cell_gain, a.cell_gain, H, P);
     pad(cell_bias, a.cell_bias, H, P);
-    auto entry = [&](int out, int in) {  // of W, whose rows are padded gate by gate
-      return in < H && out % P < H ? a.weight[(std::size_t(out / P) * H + out % P) * H + in] : 0.f;
-    };
-    weight = forward ? pack(H, 4 * P, [&](int in, int out) { return entry(out, in); })
-                     : pack(4 * P, P, [&](int out, int in) { return entry(out, in); });
   }
-  ~FWLSTM() {
-    std::free(gates_gain);
-    std::free(weight);
-  }
+  ~FWLSTM() { std::free(gates_gain); }
 
   std::size_t forward_space() const {
-    return std::size_t(2 * ROWS_AT_ONCE) * P + P + padded(C) + std::size_t(C) * P + std::size_t(H) * P;
+    return std::size_t(2 * ROWS_AT_ONCE) * P + P + padded(C) + std::size_t(C) * P + forming_space(C, H, P);
   }
   void forward(int64_t first, int rows) const {
     Pieces space{workspace(forward_space())};
     float *h = space.take(ROWS_AT_ONCE * P), *c = space.take(ROWS_AT_ONCE * P), *found = space.take(P);
-    float *counts = space.take(C), *counted = space.take(std::size_t(C) * P), *formed = space.take(std::size_t(H) * P);
-    bool starts_empty[ROWS_AT_ONCE];
+    float *counts = space.take(C), *counted = space.take(std::size_t(C) * P), *formed = space.take(forming_space(C, H, P));
     pad(h, a.hidden + first * H, H, P, rows);
     pad(c, a.cell + first * H, H, P, rows);
     for (int begin = 0; begin < T; begin += C) {
       const int end = smaller(T, begin + C);
-      for (int r = 0; a.memory && r < rows; ++r) starts_empty[r] = !begin && is_empty(start(first + r, 0), H);
       for (int t = begin; t < end; ++t) {
         for (int r = 0; r < rows; ++r) {
           const int64_t b = first + r;
           if (row(b).reset(t)) zero(h + r * P, P), zero(c + r * P, P);
           pad(a.before + at(b, t) * 4 * P, a.gate_inputs + b * a.gate_inputs_row + t * a.gate_inputs_step, H, P, 4);
         }
-        packed_product<true>(rows, 4 * P, H, h, P, weight, a.before + at(first, t) * 4 * P, 4 * P);
+        weight.multiply<true>(rows, h, a.before + at(first, t) * 4 * P);
         for (int r = 0; r < rows; ++r) {
           const int64_t b = first + r;
           if (row(b).passes(t))
-            step(b, begin, t, starts_empty[r], h + r * P, c + r * P, counts, found);
+            step(b, begin, t, h + r * P, c + r * P, counts, found);
           else
             zero(keys(b, begin) + (t - begin) * P, P);
           unpad(a.hiddens + (b * T + t) * H, h + r * P, H, P);
@@ -69,7 +69,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
     unpad(a.last_cell + first * H, c, H, P, rows);
   }
 
-  void step(int64_t b, int begin, int t, bool starts_empty, float* h, float* c, float* counts, float* found) const {
+  void step(int64_t b, int begin, int t, float* h, float* c, float* counts, float* found) const {
     const float* before = a.before + at(b, t) * 4 * P;
     float *gates = a.gates + at(b, t) * 4 * P, *moments = a.moments + at(b, t) * 4;
     float *total = a.totals + at(b, t) * P, *candidate = a.candidates + at(b, t) * P;
@@ -86,7 +86,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
     if (a.memory) {
       const float of_start = row(b).writes(begin, t, counts);
       read(history, counts, t - begin + 1, key, P, found);
-      if (!starts_empty && of_start != 0) read_memory(start(b, begin), of_start, key, H, found);
+      read_memory(start(b, begin), of_start, key, H, found);
     }
     for (int u = 0; u < P; u += WIDTH) {
       vec<WIDTH> x = relu<WIDTH>(load<WIDTH>(gates + 3 * P + u) + load<WIDTH>(found + u));
@@ -110,7 +110,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
   };
   std::size_t backward_space() const {
     return std::size_t(ROWS_AT_ONCE) * (7 * P + std::size_t(2 * C) * P) + 2 * P + padded(C) + std::size_t(C) * P +
-           std::size_t(H) * P;
+           forming_space(C, H, P);
   }
   void backward(int64_t first, int rows) const {
     Pieces space{workspace(backward_space())};
@@ -118,7 +118,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
     Gradients d;
     d.h = space.take(block), d.c = space.take(block), d.before = space.take(4 * block), d.product = space.take(block);
     d.reads = space.take(block * C), d.of_last = space.take(block * C), d.found = space.take(P), d.cell = space.take(P);
-    d.counts = space.take(C), d.counted = space.take(std::size_t(C) * P), d.formed = space.take(std::size_t(H) * P);
+    d.counts = space.take(C), d.counted = space.take(std::size_t(C) * P), d.formed = space.take(forming_space(C, H, P));
     pad(d.h, a.d_hidden + first * H, H, P, rows);
     pad(d.c, a.d_cell + first * H, H, P, rows);
     zero(a.d_norms + first * 10 * P, rows * 10 * P);
@@ -140,7 +140,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
           }
           unpad(a.d_gate_inputs + ((first + r) * T + t) * 4 * H, d.before + r * 4 * P, H, P, 4);
         }
-        packed_product<false>(rows, P, 4 * P, d.before, 4 * P, weight, d.product, P);
+        weight.multiply<false>(rows, d.before, d.product);
         for (int r = 0; r < rows; ++r) {
           if (row(first + r).passes(t)) std::memcpy(d.h + r * P, d.product + r * P, sizeof(float) * P);
           if (row(first + r).reset(t)) zero(d.h + r * P, P), zero(d.c + r * P, P);
@@ -192,7 +192,7 @@ struct FWLSTM : Recurrence<FWLSTMArguments> {
       const float of_start = row(b).writes(begin, t, d.counts);
       zero(d.found, P);
       read(history, d.counts, t - begin + 1, d_read, P, d.found);
-      if (of_start != 0) read_memory_transposed(start(b, begin), of_start, d_read, H, d.found);
+      read_memory_transposed(start(b, begin), of_start, d_read, H, d.found);
       const int readers = row(b).readers(t, end, d.counts);
       read_by(key, d_read, d.counts, readers, 1, key, P, d.found);
       const float* of_last = d.of_last + (std::size_t(r) * C + t - begin) * P;

@@ -10,46 +10,43 @@ namespace {
 
 struct FWRNN : Recurrence<FWRNNArguments> {
   int S;
-  float *gain, *bias, *weight;
+  float *gain, *bias;
+  Weight weight;
 
-  FWRNN(const FWRNNArguments& a, bool forward) : Recurrence(a), S(int(a.inner_steps)) {
+  FWRNN(const FWRNNArguments& a, bool forward)
+      : Recurrence(a, true), S(int(a.inner_steps)), weight(P, P, a.threads, [&](int column, int k) {
+          if (column >= H || k >= H) return 0.f;
+          return forward ? a.weight[std::size_t(column) * H + k] : a.weight[std::size_t(k) * H + column];
+        }) {
     gain = aligned_floats(2 * P), bias = gain + P;
     pad(gain, a.gain, H, P);
     pad(bias, a.bias, H, P);
-    auto entry = [&](int out, int in) { return in < H && out < H ? a.weight[std::size_t(out) * H + in] : 0.f; };
-    weight = forward ? pack(H, P, [&](int in, int out) { return entry(out, in); })
-                     : pack(H, P, [&](int out, int in) { return entry(out, in); });
   }
-  ~FWRNN() {
-    std::free(gain);
-    std::free(weight);
-  }
+  ~FWRNN() { std::free(gain); }
 
   float* query(int64_t b, int t, int s) const { return a.queries + ((a.keep ? b * T + t : b) * S + s) * P; }
 
   std::size_t forward_space() const {
-    return std::size_t(2 * ROWS_AT_ONCE) * P + P + padded(C) + std::size_t(C) * P + std::size_t(H) * P;
+    return std::size_t(2 * ROWS_AT_ONCE) * P + P + padded(C) + std::size_t(C) * P + forming_space(C, H, P);
   }
   void forward(int64_t first, int rows) const {
     Pieces space{workspace(forward_space())};
     float *h = space.take(ROWS_AT_ONCE * P), *boundary = space.take(ROWS_AT_ONCE * P), *found = space.take(P);
-    float *counts = space.take(C), *counted = space.take(std::size_t(C) * P), *formed = space.take(std::size_t(H) * P);
-    bool starts_empty[ROWS_AT_ONCE];
+    float *counts = space.take(C), *counted = space.take(std::size_t(C) * P), *formed = space.take(forming_space(C, H, P));
     pad(h, a.hidden + first * H, H, P, rows);
     for (int begin = 0; begin < T; begin += C) {
       const int end = smaller(T, begin + C);
-      for (int r = 0; r < rows; ++r) starts_empty[r] = !begin && is_empty(start(first + r, 0), H);
       for (int t = begin; t < end; ++t) {
         for (int r = 0; r < rows; ++r) {
           const int64_t b = first + r;
           if (row(b).reset(t)) zero(h + r * P, P);
           pad(boundary + r * P, a.inputs + b * a.inputs_row + t * a.inputs_step, H, P);
         }
-        packed_product<true>(rows, P, H, h, P, weight, boundary, P);
+        weight.multiply<true>(rows, h, boundary);
         for (int r = 0; r < rows; ++r) {
           const int64_t b = first + r;
           if (row(b).passes(t))
-            step(b, begin, t, starts_empty[r], boundary + r * P, h + r * P, counts, found);
+            step(b, begin, t, boundary + r * P, h + r * P, counts, found);
           else
             zero(keys(b, begin) + (t - begin) * P, P), zero(query(b, t, 0), S * P);
           unpad(a.hiddens + (b * T + t) * H, h + r * P, H, P);
@@ -64,7 +61,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
     unpad(a.last_hidden + first * H, h, H, P, rows);
   }
 
-  void step(int64_t b, int begin, int t, bool starts_empty, const float* boundary, float* h, float* counts,
+  void step(int64_t b, int begin, int t, const float* boundary, float* h, float* counts,
             float* found) const {
     float* written = keys(b, begin);
     std::memcpy(written + (t - begin) * P, h, sizeof(float) * P);
@@ -76,7 +73,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
       std::memcpy(sums, boundary, sizeof(float) * P);
       zero(found, P);
       read(written, counts, t - begin + 1, h, P, found);
-      if (!starts_empty && of_start != 0) read_memory(start(b, begin), of_start, h, H, found);
+      read_memory(start(b, begin), of_start, h, H, found);
       for (int u = 0; u < P; u += WIDTH) store<WIDTH>(sums + u, load<WIDTH>(sums + u) + load<WIDTH>(found + u));
       const Moments m = moments_of(sums, H, P, 1);
       for (int u = 0; u < P; u += WIDTH)
@@ -92,7 +89,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
   };
   std::size_t backward_space() const {
     const std::size_t block = std::size_t(ROWS_AT_ONCE) * P;
-    return block * (4 + std::size_t(C) * (S + 1)) + P + padded(C) + std::size_t(C) * S * P + std::size_t(H) * P;
+    return block * (4 + std::size_t(C) * (S + 1)) + P + padded(C) + std::size_t(C) * S * P + forming_space(C * S, H, P);
   }
   void backward(int64_t first, int rows) const {
     Pieces space{workspace(backward_space())};
@@ -100,7 +97,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
     Gradients d;
     d.h = space.take(block), d.boundary = space.take(block), d.keys = space.take(block), d.product = space.take(block);
     d.reads = space.take(block * C * S), d.of_last = space.take(block * C), d.sum = space.take(P);
-    d.counts = space.take(C), d.counted = space.take(std::size_t(C) * S * P), d.formed = space.take(std::size_t(H) * P);
+    d.counts = space.take(C), d.counted = space.take(std::size_t(C) * S * P), d.formed = space.take(forming_space(C * S, H, P));
     pad(d.h, a.d_hidden + first * H, H, P, rows);
     zero(a.d_norms + first * 2 * P, rows * 2 * P);
     for (int begin = (T - 1) / C * C; begin >= 0; begin -= C) {
@@ -122,7 +119,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
           }
           unpad(a.d_inputs + (b * T + t) * H, d.boundary + r * P, H, P);
         }
-        packed_product<false>(rows, P, H, d.boundary, P, weight, d.product, P);
+        weight.multiply<false>(rows, d.boundary, d.product);
         for (int r = 0; r < rows; ++r) {
           float* d_h = d.h + r * P;
           if (row(first + r).passes(t))
@@ -157,7 +154,7 @@ struct FWRNN : Recurrence<FWRNNArguments> {
         store<WIDTH>(d_boundary + u, load<WIDTH>(d_boundary + u) + load<WIDTH>(d_sum + u));
       zero(d_h, P);
       read(written, d.counts, t - begin + 1, d_sum, P, d_h);
-      if (of_start != 0) read_memory_transposed(start(b, begin), of_start, d_sum, H, d_h);
+      read_memory_transposed(start(b, begin), of_start, d_sum, H, d_h);
     }
     for (int u = 0; u < P; u += WIDTH) {
       vec<WIDTH> through = load<WIDTH>(query(b, t, 0) + u) > 0.f ? load<WIDTH>(d_h + u) : vec<WIDTH>{};

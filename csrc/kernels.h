@@ -107,7 +107,7 @@ struct FWRNNArguments {
   const float* inputs;  // [B, T, H]
   int64_t inputs_row, inputs_step;
   const float *weight, *gain, *bias;          // [H, H], [H], [H]
-  const float *hidden, *memory;               // [B, H], [B, H, H]
+  const float *hidden, *memory;               // [B, H], [B, H, H] or null: zeros
   const bool *mask, *resets;                 // [B, T], or null
   float *hiddens, *last_hidden, *last_memory;  // [B, T, H], [B, H], [B, H, H]
   float *sums, *moments, *queries;            // [K, B, S, P], [K, B, S, 2], [B, K, S, P]

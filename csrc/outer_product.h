@@ -3,7 +3,7 @@
 // (src/fastweights/ops/outer_product/README.md has the derivation).
 #pragma once
 
-#include "simd.h"
+#include "packed.h"
 
 namespace FW_ISA {
 
@@ -34,39 +34,35 @@ inline void unpad(float* to, const float* from, int H, int P, int parts = 1) {
   for (int part = 0; part < parts; ++part) std::memcpy(to + part * H, from + part * P, sizeof(float) * H);
 }
 
-// ---- products with a weight, packed in panels [k][2 vectors] so that a tile reads it in one piece
+// A weight [columns][depth], packed; out [rows][columns] (+)= x [rows][depth] times it, the columns padded to whole vectors.
+struct Weight {
+  static constexpr int PANEL = Packed<Float32>::PANEL;
+  const int columns;
+  const Packed<Float32> packed;
 
-// The panels of b [K][N], where b[k][n] = get(k, n).
-template <typename F>
-inline float* pack(int K, int N, F&& get) {
-  float* packed = aligned_floats(std::size_t(K) * N);
-  float* to = packed;
-  for (int n = 0; n < N;) {
-    const int wide = N - n >= 2 * WIDTH ? 2 * WIDTH : WIDTH;
-    for (int k = 0; k < K; ++k)
-      for (int i = 0; i < wide; ++i) *to++ = get(k, n + i);
-    n += wide;
-  }
-  return packed;
-}
+  template <typename F>  // at(column, k)
+  Weight(int columns, int depth, int64_t threads, F&& at)
+      : columns(columns),
+        packed((columns + PANEL - 1) / PANEL, depth, int(threads), [&](int panel, int column, int k) {
+          const int place = panel * PANEL + column;
+          return place < columns ? at(place, k) : 0.f;
+        }) {}
 
-// out[m][n] (+)= sum_k a[m][k] b[k][n]
-template <bool ADD>
-inline void packed_product(int M, int N, int K, const float* a, int64_t a_row, const float* packed, float* out,
-                           int64_t out_row) {
-  for (int n = 0; n < N;) {
-    const bool two = N - n >= 2 * WIDTH;
-    const float* b = packed + std::size_t(n) * K;
-    tiles<rows_for(2)>(M, [&](int m, auto size) {
-      constexpr int R = decltype(size)::value;
-      if (two)
-        product_tile<WIDTH, R, 2, ADD>(K, a + m * a_row, a_row, 1, b, 2 * WIDTH, out + m * out_row + n, out_row);
-      else
-        product_tile<WIDTH, R, 1, ADD>(K, a + m * a_row, a_row, 1, b, WIDTH, out + m * out_row + n, out_row);
-    });
-    n += two ? 2 * WIDTH : WIDTH;
+  template <bool ADD>
+  void multiply(int rows, const float* x, float* out) const {
+    float sums[ROWS_AT_ONCE * PANEL];
+    const Operands<Float32> operands(x, rows, packed.depth, nullptr);
+    for (int first = 0; first < columns; first += PANEL) {
+      packed.multiply(first / PANEL, operands, sums);
+      for (int r = 0; r < rows; ++r)
+        for (int i = 0; i < smaller(PANEL, columns - first); i += WIDTH) {
+          float* to = out + std::size_t(r) * columns + first + i;
+          const vec<WIDTH> found = load<WIDTH>(sums + r * PANEL + i);
+          store<WIDTH>(to, ADD ? load<WIDTH>(to) + found : found);
+        }
+    }
   }
-}
+};
 
 // ---- layer normalisation of `parts` pieces of H floats, padded to P, as one
 
@@ -215,14 +211,18 @@ inline void read_by(const float* queries, const float* d_reads, const float* cou
   for (; i < n * S; ++i) read_by_some<1>(queries, d_reads, counts, i, S, key, P, out);
 }
 
-inline bool is_empty(const float* memory, int H) {
-  for (int i = 0; i < H * H; ++i)
-    if (memory[i] != 0) return false;
+inline bool is_zero(const float* memory, int H) {
+  for (int i = 0; i < H; ++i, memory += H) {
+    bool zero = true;
+    for (int u = 0; u < H; ++u) zero &= memory[u] == 0;
+    if (!zero) return false;
+  }
   return true;
 }
 
-// out += factor A q, or A transposed q, of A [H][H]: four of its rows at a time.
+// out += factor A q, or A transposed q, of A [H][H], null where it is zero: four of its rows at a time.
 inline void read_memory(const float* memory, float factor, const float* query, int H, float* out) {
+  if (!memory || factor == 0) return;
   const int whole = H / WIDTH * WIDTH;
   tiles<4>(H, [&](int i, auto count) {
     constexpr int N = decltype(count)::value;
@@ -236,6 +236,7 @@ inline void read_memory(const float* memory, float factor, const float* query, i
   });
 }
 inline void read_memory_transposed(const float* memory, float factor, const float* query, int H, float* out) {
+  if (!memory || factor == 0) return;
   const int whole = H / WIDTH * WIDTH;
   tiles<4>(H, [&](int i, auto count) {
     constexpr int N = decltype(count)::value;
@@ -248,23 +249,49 @@ inline void read_memory_transposed(const float* memory, float factor, const floa
   });
 }
 
-// to = factor from + sum_k a_k b_k^T over n pairs of rows [P]; `from` and `to` [H][H] may be one, or `from` null.
+// The floats that forming fast weights from up to n pairs of rows, or their gradient, needs to work in.
+inline std::size_t forming_space(int n, int H, int P) {
+  const std::size_t outer = std::size_t(n) * (H + P + WIDTH) + rows_for(2) * 2 * WIDTH, square = std::size_t(H) * P;
+  return outer > square ? outer : square;
+}
+
+// to = factor from + sum_k a_k b_k^T over n pairs of rows [P]; `from` and `to` [H][H] may be one, or `from` null: zeros.
+// Some rows of `to` are finished at a time, since it is large and not near.
 inline void add_outer_products(const float* a, const float* b, int n, const float* from, float factor, int H, int P,
-                               float* formed, float* to) {
-  product<WIDTH, false>(H, P, n, a, 1, P, b, P, formed, P);
-  for (int i = 0; i < H; ++i) {
-    const std::size_t row = std::size_t(i) * H;
-    for (int u = 0; u < H; ++u) to[row + u] = (from ? factor * from[row + u] : 0.f) + formed[std::size_t(i) * P + u];
+                               float* space, float* to) {
+  constexpr int WIDE = 2 * WIDTH;
+  const std::size_t panel = std::size_t(n) * WIDE;
+  float *tile = space, *panels = tile + rows_for(2) * WIDE, *columns = panels + std::size_t(n) * (P + WIDTH);
+  for (int k = 0; k < n; ++k) {
+    const std::size_t pair = std::size_t(k) * P;
+    for (int i = 0; i < H; ++i) columns[std::size_t(i) * n + k] = a[pair + i];
+    for (int u = 0; u < H; u += WIDTH)
+      store<WIDTH>(panels + u / WIDE * panel + k * WIDE + u % WIDE, load<WIDTH>(b + pair + u));
   }
+  tiles<rows_for(2)>(H, [&](int i, auto size) {
+    constexpr int R = decltype(size)::value;
+    for (int first = 0; first < H; first += WIDE) {
+      const float* row = panels + first / WIDE * panel;
+      if (P - first >= WIDE)
+        product_tile<WIDTH, R, 2, false>(n, columns + std::size_t(i) * n, n, 1, row, WIDE, tile, WIDE);
+      else
+        product_tile<WIDTH, R, 1, false>(n, columns + std::size_t(i) * n, n, 1, row, WIDE, tile, WIDE);
+      for (int r = 0; r < R; ++r) {
+        const std::size_t place = std::size_t(i + r) * H + first;
+        for (int u = 0; u < smaller(WIDE, H - first); ++u)
+          to[place + u] = (from ? factor * from[place + u] : 0.f) + tile[r * WIDE + u];
+      }
+    }
+  });
 }
 
 // The fast weights after steps begin..end-1 of one row.
 inline void form_memory(const Row& row, int begin, int end, const float* keys, const float* from, int H, int P,
-                        float* counts, float* counted, float* formed, float* to) {
+                        float* counts, float* counted, float* space, float* to) {
   const float start = row.writes(begin, end - 1, counts);
   for (int i = 0; i < end - begin; ++i)
     for (int u = 0; u < P; ++u) counted[std::size_t(i) * P + u] = counts[i] * keys[std::size_t(i) * P + u];
-  add_outer_products(counted, keys, end - begin, from, start, H, P, formed, to);
+  add_outer_products(counted, keys, end - begin, from, start, H, P, space, to);
 }
 
 // What the gradient of the fast weights after a chunk gives its keys: counts_i (D + D^T) key_i, as d_keys [n][P].
@@ -283,7 +310,7 @@ inline void form_memory_backward(const Row& row, int begin, int end, const float
 
 // The gradient of the fast weights before a chunk, in the place of that after it (`has_later`: there is one).
 inline void memory_gradient(const Row& row, int begin, int end, int S, const float* queries, const float* d_reads,
-                            bool has_later, int H, int P, float* counts, float* counted, float* formed,
+                            bool has_later, int H, int P, float* counts, float* counted, float* space,
                             float* d_memory) {
   const float* later = has_later ? d_memory : nullptr;
   float start = 0;
@@ -294,40 +321,8 @@ inline void memory_gradient(const Row& row, int begin, int end, int S, const flo
       counted[place] = start * d_reads[place];
     }
   }
-  add_outer_products(counted, queries, (end - begin) * S, later, start, H, P, formed, d_memory);
+  add_outer_products(counted, queries, (end - begin) * S, later, start, H, P, space, d_memory);
 }
-
-// A recurrence with such fast weights: its sizes, and where a row's masks, writes and memories are.
-template <class Arguments>
-struct Recurrence {
-  const Arguments& a;
-  const int H, P, T, C;
-  float* const powers;
-
-  explicit Recurrence(const Arguments& a)
-      : a(a), H(int(a.H)), P(padded(H)), T(int(a.T)), C(int(a.chunk)), powers(powers_of(a.decay, C)) {}
-  ~Recurrence() { std::free(powers); }
-  Recurrence(const Recurrence&) = delete;
-
-  // Rows side by side share a product with W, but the fast weights of all of them are to stay near: 2 MB of them.
-  int rows_at_once() const {
-    const std::size_t fit = (std::size_t(2) << 20) / (sizeof(float) * H * H);
-    return !a.memory || fit >= ROWS_AT_ONCE ? ROWS_AT_ONCE : larger(1, int(fit));
-  }
-  Row row(int64_t b) const {
-    return {a.mask ? a.mask + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
-  }
-  // where a step's values are: [T or 1, B, ...], for a block of rows in one piece
-  std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }
-  // the keys of the chunk that begins there, of [B, T or C, P]
-  float* keys(int64_t b, int begin) const { return a.keys + (b * (a.keep ? T : C) + (a.keep ? begin : 0)) * P; }
-  // the fast weights before that chunk
-  const float* start(int64_t b, int begin) const {
-    const std::size_t size = std::size_t(H) * H;
-    if (!begin) return a.memory + b * size;
-    return a.keep ? a.starts + (b * ((T - 1) / C) + begin / C - 1) * size : a.last_memory + b * size;
-  }
-};
 
 template <typename F>
 void for_blocks_of_rows(int64_t B, int64_t wanted_threads, int at_once, F&& run) {
@@ -339,6 +334,49 @@ void for_blocks_of_rows(int64_t B, int64_t wanted_threads, int at_once, F&& run)
       run(first, end - first < at_once ? int(end - first) : at_once);
   }
 }
+
+// A recurrence with such fast weights: its sizes, and where a row's masks, writes and memories are.
+template <class Arguments>
+struct Recurrence {
+  const Arguments& a;
+  const int H, P, T, C;
+  float* const powers;
+  bool* const starts_zero;  // [B]: the fast weights before the first step are
+  bool reads_formed;        // some step reads fast weights that are formed
+
+  Recurrence(const Arguments& a, bool has_fast_weights)
+      : a(a), H(int(a.H)), P(padded(H)), T(int(a.T)), C(int(a.chunk)), powers(powers_of(a.decay, C)),
+        starts_zero(static_cast<bool*>(std::malloc(a.B))), reads_formed(has_fast_weights && T > C) {
+    for_blocks_of_rows(a.B, a.threads, 1, [&](int64_t b, int) {
+      starts_zero[b] = !a.memory || is_zero(a.memory + std::size_t(b) * H * H, H);
+    });
+    for (int64_t b = 0; b < a.B; ++b) reads_formed |= !starts_zero[b];
+  }
+  ~Recurrence() {
+    std::free(powers);
+    std::free(starts_zero);
+  }
+  Recurrence(const Recurrence&) = delete;
+
+  // Rows side by side share a product with W; what they read of formed fast weights is to stay near: 2 MB.
+  int rows_at_once() const {
+    const std::size_t fit = (std::size_t(2) << 20) / (sizeof(float) * H * H);
+    return !reads_formed || fit >= ROWS_AT_ONCE ? ROWS_AT_ONCE : larger(1, int(fit));
+  }
+  Row row(int64_t b) const {
+    return {a.mask ? a.mask + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
+  }
+  // where a step's values are: [T or 1, B, ...], for a block of rows in one piece
+  std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }
+  // the keys of the chunk that begins there, of [B, T or C, P]
+  float* keys(int64_t b, int begin) const { return a.keys + (b * (a.keep ? T : C) + (a.keep ? begin : 0)) * P; }
+  // the fast weights before that chunk, or null where they are zero
+  const float* start(int64_t b, int begin) const {
+    const std::size_t size = std::size_t(H) * H;
+    if (!begin) return starts_zero[b] ? nullptr : a.memory + b * size;
+    return a.keep ? a.starts + (b * ((T - 1) / C) + begin / C - 1) * size : a.last_memory + b * size;
+  }
+};
 
 // Cuts one workspace into pieces.
 struct Pieces {

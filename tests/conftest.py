@@ -1,6 +1,7 @@
 """For every test: fixed seeds, and memory that nobody has written yet is full of NaN."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import settings
 
 settings.register_profile("default", deadline=None, derandomize=True)  # the same examples each time
 settings.load_profile("default")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job and its children ignore it
 
 
 @pytest.fixture(autouse=True)

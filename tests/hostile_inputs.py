@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+from warnings import catch_warnings, simplefilter
 
 import yaml
 
@@ -53,12 +54,18 @@ KEYS = recipes.known_keys()
 ART = f"art/lstm {LOOP} {TINY['retrieval']} --model.embedding_size=8 --model.core.hidden_size=8"
 AGENT = f"graph-rl/fwm {LOOP} {TINY['graph-rl']} --model.core.memory_size=4 --training.evaluate_every=1"
 WORDS = f"catbabi-qa/fwm {LOOP} {TINY['catbabi']} --model.core.hidden_size=8 --model.core.memory_size=4"
+SEARCH = f"{ART.replace('--training.steps=2 ', '')} --over=training.seed=0,1 --rounds=1,2 --keep=1"
 
-SMALL = {"bench": "--repeats=1 --batch-size=1 --length=1", "data generate": "--questions=20"}
+SMALL = {
+    "bench": "--repeats=1 --batch-size=1 --length=1", "data generate": "--questions=20",
+    "search": "--over=training.seed=0,1",
+}  # fmt: skip
 SOUND = {  # values of a command's arguments that are no fault, by what its help calls them
     "RECIPE": NAMES, "NAME": NAMES, "RUN_OR_CHECKPOINT": ("run", "agent", "words", "run/last.safetensors"),
     "RUN": ("agent",), "FOLDER": ("sweep",), "DIR": ("stories",), "REAL": ("stories",), "GENERATED": ("stories",),
     "GRAPH": ("0", "3"), "FIGURE": ("out.png", "out.svg"), "DEVICE": ("cpu",), "LIST": ("1", "1-2"),
+    "URL": ("sqlite:///out/trials.db",),
+    "KEY": ("valid.loss", "train.loss"),
 }  # fmt: skip
 MADE = (
     "data generate --out=stories --questions=20 --babi-tasks=1",
@@ -66,15 +73,19 @@ MADE = (
     f"train {AGENT} --out=agent",
     f"train {WORDS} --data=stories --out=words",
     f"sweep {ART} --over=training.seed=0,1 --test --out=sweep",
+    f"search {SEARCH} --out=search",
     "graphs maps --out=out.png",
 )
 READERS = {  # what reads a copy of what was made
-    "run": ("evaluate copy", "evaluate copy/last.safetensors", "train --resume --out=copy --training.steps=4"),
+    "run": ("evaluate copy", "evaluate copy/last.safetensors", "train --resume --out=copy --training.steps=4",
+            "plot copy run --out=out.png", "plot copy run --groups --out=out.png", "plot copy --metric=train.loss"),
     "agent": ("evaluate copy --episodes=1", "train --resume --out=copy --training.steps=4",
               "graphs returns copy --out=out.png", "graphs walk copy --json"),
     "words": ("evaluate copy", "evaluate copy --data=stories", "evaluate copy --generated",
               "train --resume --out=copy --training.steps=4"),
-    "sweep": ("report copy", "report copy --out=out", f"sweep {ART} --over=training.seed=0,1 --test --out=copy"),
+    "sweep": ("report copy", "report copy --out=out", "plot copy/art/lstm/seed=0/test.json --groups",
+              f"sweep {ART} --over=training.seed=0,1 --test --out=copy"),
+    "search": (f"search {SEARCH} --out=copy", f"search {SEARCH} --test --out=copy", "train copy/best.yaml --out=out"),
     "stories": ("data stats copy", "data compare copy stories", "data compare stories copy",
                 f"train {WORDS} --data=copy --out=out", "evaluate words --data=copy"),
     "recipes": ("recipes copy/recipe.yaml", "train copy/recipe.yaml --out=out", "sweep copy/recipe.yaml --out=out"),
@@ -162,7 +173,8 @@ def attack(words: list[str], patience: float = 3) -> Outcome:
     signal.signal(signal.SIGALRM, _interrupt)
     signal.setitimer(signal.ITIMER_REAL, patience)
     try:
-        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(printed), catch_warnings():
+            simplefilter("ignore", ResourceWarning)  # of a file that a library was writing when the interrupt came
             code = cli.main([word for word in words if not word.startswith("(")])
     except SystemExit as error:
         code = error.code

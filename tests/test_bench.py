@@ -48,7 +48,7 @@ def test_command_line(capsys):
     for mode, found in result["stories"].items():
         assert found["batch_s"] > 0
         assert found["of_a_step"] == pytest.approx(found["batch_s"] / result["step"][mode]["auto_s"])
-    assert set(result["auto_backend"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn"}
+    assert set(result["auto_backend"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn", "mnm"}
     assert all(found["memory_gb"] >= 0 and found["reference_memory_gb"] >= 0 for found in result["step"].values())
     keys = ("tokens_per_s", "token_by_token_per_s")
     assert set(result["stream"]) == {*keys, *(f"reference_{key}" for key in keys)}
@@ -144,9 +144,9 @@ def test_large_products_are_counted_in_either_library(monkeypatch):
         monkeypatch.setattr(products, "LEAST_MULTIPLICATIONS", least)
         monkeypatch.setattr(products, "prefers_onednn", products.has_onednn)
         counted.append(cores._flops(model, Work("qa", 2, 20)))
-    d, T, S, answers = 128, 20, 60, 1
+    d, inner, T, S, answers = 128, 432, 20, 60, 1
     attention = 3 * T * S * d
-    projections = T * d * 3 * d + answers * (d * d + 2 * d * 512 + d * 180)
+    projections = T * 256 * d + T * d * 3 * d + answers * (d * d + 2 * d * inner + d * 180)
     of_memory, of_distances = (
         (S - T) * d * 2 * d,
         S * d * d,
@@ -244,7 +244,7 @@ def test_growth_is_measured_and_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--growth=growth"], "must end in .png or .svg"),
+        (["--growth=growth"], "must end in .png, .svg or .pdf"),
         (["--growth=nowhere/growth.png"], "cannot write nowhere/growth.png"),
         (["--growth=growth.png", "--repeats=0"], "--repeats is 0"),
         (["--growth=growth.png", "--agent"], "leave --core, --agent, --profile, --batch-size and --length out"),

@@ -8,9 +8,16 @@ import pytest
 from rich.console import Console
 
 from fastweights import cli, doctor, machine
-from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, relative_attention
+from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm, relative_attention
 
-OPS = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn, "relative_attention": relative_attention}
+OPS = {
+    "fwm": fwm,
+    "lstm": lstm,
+    "fw_lstm": fw_lstm,
+    "fw_rnn": fw_rnn,
+    "mnm": mnm,
+    "relative_attention": relative_attention,
+}
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,11 @@ def folder(tmp_path_factory):
         sys.path.remove(str(folder))
 
 
-@pytest.mark.parametrize("name", ["run", "agent", "sweep/art/lstm/seed=0"])
-@pytest.mark.parametrize("file", ["config.yaml", "best.safetensors", "last.safetensors"])
+FILES = ("config.yaml", "best.safetensors", "last.safetensors")
+READ = [(name, file) for name in ("run", "agent", "sweep/art/lstm/seed=0") for file in FILES]
+
+
+@pytest.mark.parametrize(("name", "file"), [*READ, ("search", "journal.jsonl"), ("search", "search.json")])
 def test_code_in_place_of_any_text_or_part_of_a_file_does_not_run(name, file, folder):
     thing, _, inside = name.partition("/")
     read, write = FORMATS[Path(file).suffix]

@@ -113,8 +113,21 @@ def run_command(arguments: list[str]) -> None:
     if "--resume" in arguments and "--training.steps" in arguments:
         arguments[arguments.index("--training.steps") + 1] = "3"
     if arguments[0] == "sweep":
-        arguments = [*arguments, *QUICK, *QUICK_TASKS["retrieval"]]
+        arguments = [*arguments, *QUICK, *QUICK_TASKS[recipes.load(arguments[1]).task["type"]]]
+    if arguments[0] == "search":
+        arguments = quick_search(arguments)
     assert cli.main(arguments) == 0, f"fastweights {' '.join(arguments)}"
+
+
+def quick_search(arguments: list[str]) -> list[str]:
+    """The same search, with few steps and small models, except in what it searches."""
+    namespace, changed = cli.parse(arguments), list(arguments)
+    for option, value in (("--rounds", "1,2"), ("--trials", "2")):
+        if option in changed:
+            changed[changed.index(option) + 1] = value
+    searched = [over.partition("=")[0] for over in namespace.over] + ["training.steps"] * bool(namespace.rounds)
+    small = [*QUICK, *QUICK_TASKS[recipes.load(namespace.recipe).task["type"]]]
+    return [*changed, *(word for word in small if word[2:].partition("=")[0] not in searched)]
 
 
 def run_python(text: str, names: dict, document: Path) -> None:
@@ -150,7 +163,20 @@ def test_the_readme_shows_what_it_should():
     languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert "bash" in languages and "python" in languages
     shown = {command.values[0][0] for command in all_commands()}
-    assert {"train", "sweep", "report", "evaluate", "recipes", "data", "graphs", "bench", "doctor"} <= shown
+    commands_shown = {
+        "train",
+        "sweep",
+        "search",
+        "report",
+        "evaluate",
+        "plot",
+        "recipes",
+        "data",
+        "graphs",
+        "bench",
+        "doctor",
+    }
+    assert commands_shown <= shown
 
 
 def modules() -> list[str]:

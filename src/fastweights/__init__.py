@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         FastWeightRNN,
         LayerNormLSTM,
         LSTMStack,
+        MetalearnedMemory,
         TransformerXL,
     )
     from fastweights.errors import UserError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fastweights.ops.fw_rnn import fast_weight_rnn
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
+    from fastweights.ops.mnm import metalearned_memory
     from fastweights.ops.relative_attention import relative_attention
     from fastweights.training.trained import load_model
 
@@ -35,6 +37,7 @@ _HOMES = {
     "LSTM": "fastweights.cores",
     "LSTMStack": "fastweights.cores",
     "LayerNormLSTM": "fastweights.cores",
+    "MetalearnedMemory": "fastweights.cores",
     "TokenModel": "fastweights.models",
     "TransformerXL": "fastweights.cores",
     "UserError": "fastweights.errors",
@@ -43,13 +46,14 @@ _HOMES = {
     "fast_weight_rnn": "fastweights.ops.fw_rnn",
     "load_model": "fastweights.training.trained",
     "lstm": "fastweights.ops.lstm",
+    "metalearned_memory": "fastweights.ops.mnm",
     "relative_attention": "fastweights.ops.relative_attention",
 }
 
 __all__ = [
-    "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM", "TokenModel",
-    "TransformerXL", "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn", "load_model", "lstm",
-    "relative_attention",
+    "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM",
+    "MetalearnedMemory", "TokenModel", "TransformerXL", "UserError", "fast_weight_lstm", "fast_weight_memory",
+    "fast_weight_rnn", "load_model", "lstm", "metalearned_memory", "relative_attention",
 ]  # fmt: skip
 
 

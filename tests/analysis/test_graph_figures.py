@@ -126,8 +126,8 @@ def test_a_walk_is_told_way_by_way(run, variant, capsys):
     ("arguments", "message"),
     [
         (["maps", "600", "--out=maps.png"], "There is no graph 600; they are numbered from 0 to 599"),
-        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written: its name must end in .png or .svg"),
-        (["maps", "--out=m"], "The figure m cannot be written: its name must end in .png or .svg"),
+        (["maps", "--out=maps.rubbish"], "maps.rubbish cannot be written: its name must end in .png, .svg or .pdf"),
+        (["maps", "--out=m"], "The figure m cannot be written: its name must end in .png, .svg or .pdf"),
         (["maps", "--out=no/maps.png"], "cannot write no/maps.png"),
         (["maps", "--out=maps.png", "--model.x=1"], "leave --model.x=1 out"),
         (["walk", "RUN", "--seed=-1"], "--seed is -1; give 0 or more"),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import dropout
 
 from fastweights.cores import LSTM, LSTMStack
 from fastweights.cores.lstm import LSTMState
@@ -55,3 +56,22 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(stack(x)[0], stack(x)[0])
     stack.eval()
     assert torch.equal(stack(x)[0], stack(x)[0])
+
+
+def test_dropouts_are_on_recurrent_weights_once_a_call_and_between_layers():
+    """Written out with the same random numbers: weights for the whole call, the representation anew at every step."""
+    stack = LSTMStack(5, 6, num_layers=3, layer_dropout=0.3, recurrent_dropout=0.4).double()
+    plain = [LSTM(layer.input_size, 6).double() for layer in stack.layers]
+    x = torch.randn(2, 9, 5, dtype=torch.float64)
+    torch.manual_seed(7)
+    y, _ = stack(x)
+
+    torch.manual_seed(7)
+    expected = x
+    for index, layer in enumerate(stack.layers):
+        below = dropout(expected, 0.3) if index else expected
+        weight = dropout(layer.recurrent_weight, 0.4)
+        plain[index].load_state_dict(layer.state_dict() | {"recurrent_weight": weight})
+        assert 0 < (weight == 0).sum() < weight.numel()
+        expected = plain[index](below)[0] + (below if index else 0)
+    assert_near(y, expected)

@@ -23,7 +23,9 @@ def play(environments, seed, episodes=1):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("rules", [{}, {"states": 4, "actions": 2, "steps": 9, "patience": 2}], ids=["paper", "other"])
+@pytest.mark.parametrize(
+    "rules", [{}, {"states": 4, "actions": 2, "steps": 9, "patience": 2, "return_scale": 0.1}], ids=["paper", "other"]
+)
 def test_the_arrays_do_what_the_definition_does(variant, rules):
     environments = GraphVectorEnv(40, graphs=10, variant=variant, **rules)
     draw = np.random.default_rng(0)
@@ -51,9 +53,9 @@ def test_the_arrays_do_what_the_definition_does(variant, rules):
         assert over.all()
 
 
-def on_a_ring(variant, *actions):
+def on_a_ring(variant, *actions, **others):
     """Observations on a ring of three states where action 0 leads on and action 1 leads nowhere."""
-    rules = Rules(states=3, actions=2, steps=10, patience=3, variant=variant)
+    rules = Rules(states=3, actions=2, steps=10, patience=3, variant=variant, **others)
     preferred = itertools.cycle(((2, 1), (0, 1)))  # goals, the agent's states
     episode = Episode([[1, 0], [2, 1], [0, 2]], rules, lambda options: next(x for x in next(preferred) if x in options))
     return [episode.reset(), *(episode.step(action)[0] for action in actions)]
@@ -64,6 +66,8 @@ def test_what_the_agent_sees_under_the_papers_rules():
     assert first == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0.0, 0.0]
     assert second == [0, 0, 1, 1, 0, 0, 0, 1, 0, 1, 0.1, -0.05]
     assert third == [0, 0, 1, 0, 1, 0, 1, 0, 0, 1, 0.2, -0.05]
+    *_, scaled = on_a_ring("paper", 1, 0, return_scale=0.1)
+    assert scaled == pytest.approx([*third[:-1], -0.005])
 
 
 def test_the_quirks_of_the_published_code():
@@ -84,7 +88,9 @@ def test_the_quirks_of_the_published_code():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gymnasiums_own_checks(variant):
-    check_env(gymnasium.make("fastweights/Graphs-v0", variant=variant, states=4, actions=2).unwrapped)
+    check_env(
+        gymnasium.make("fastweights/Graphs-v0", variant=variant, states=4, actions=2, return_scale=0.01).unwrapped
+    )
 
 
 def test_gymnasium_makes_them():

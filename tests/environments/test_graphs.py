@@ -126,7 +126,13 @@ def test_more_graphs_than_there_are_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"steps": 0}, "steps is 0"), ({"patience": 0}, "patience is 0"), ({"variant": "p"}, '"p"')]
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"patience": 0}, "patience is 0"),
+        ({"variant": "p"}, '"p"'),
+        ({"return_scale": 0.0}, "return_scale is 0.0"),
+    ],
 )
 def test_rules_are_checked(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -123,6 +123,15 @@ def test_token_dropout_drops_whole_tokens():
     assert_near(x[kept.any(-1)], 2 * model.embedding(tokens)[kept.any(-1)])
 
 
+def test_embedding_dropout_drops_elements():
+    model = TokenModel(V, LSTMStack(50, 6, 1), embedding_dropout=0.2)
+    tokens = torch.randint(V, (20, 20))
+    x = model._embed(tokens)
+    kept = x != 0
+    assert 0.75 < kept.float().mean() < 0.85 and not kept.all(-1).any()
+    assert_near(x[kept], model.embedding(tokens)[kept] / 0.8)
+
+
 def test_builds_from_the_words_of_a_recipe():
     options = {
         "embedding_size": 5,

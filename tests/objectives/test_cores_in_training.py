@@ -76,6 +76,19 @@ def test_a_rollout_and_an_evaluation_add_no_loss(trainings):
     assert trainer.model.core.meta.grad is None
 
 
+MNM = {"type": "mnm", "hidden_size": 8, "memory_size": 4}
+
+
+@pytest.mark.parametrize("core", [MNM, over(MNM)], ids=["alone", "under FWM"])
+@pytest.mark.parametrize("recipe", WITHOUT_CORE)
+def test_a_metalearned_memory_learns_every_task(trainings, recipe, core):
+    whole = assert_resumes(trainings, *with_core(recipe, core))
+    assert all(0 < record["meta_loss"] < 10 for record in records(whole, "train"))
+    kept = {name: x for name, x in load_model(whole.run.path).model.state_dict().items() if "initial_memory" in name}
+    at_start = recipes.assemble(whole.recipe).model.state_dict()
+    assert kept and all(torch.equal(x, at_start[name]) for name, x in kept.items())
+
+
 # A learned initial state
 
 

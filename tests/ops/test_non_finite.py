@@ -12,19 +12,28 @@ from test_fast_weight_recurrences import some_inputs as recurrence_inputs
 from test_fwm_writes import step_by_step
 from test_lstm_recurrence import NAMES as LSTM_NAMES
 from test_lstm_recurrence import some_inputs as lstm_inputs
+from test_metalearned_memory import NAMES as MNM_NAMES
+from test_metalearned_memory import some_inputs as mnm_inputs
 from torch import Tensor
 
 from fastweights.ops import cpu
 from fastweights.ops.fwm import fast_weight_memory
 from fastweights.ops.lstm import lstm
+from fastweights.ops.mnm import metalearned_memory
 from tolerances import assert_near
 
 B, T = 2, 12
 MASKED, FRESH = 6, 9  # the steps at which row 0 is padded, and starts again
+STATES = ("hidden", "cell", "read", "memory")
 SETS = [] if cpu.PROBLEM else cpu.INSTRUCTION_SETS[: cpu.best() + 1]
 OPS: dict[str, tuple[Callable, list[str], Callable[[], list[Tensor]]]] = {
     "fwm": (fast_weight_memory, MEMORY_NAMES, lambda: memory_inputs(B, T, 8, 8, 8, 2)),
     "lstm": (lstm, LSTM_NAMES, lambda: lstm_inputs(B, T, 16)),
+    "mnm": (
+        partial(metalearned_memory, initial_memory=torch.zeros(3, 5, 5)),
+        MNM_NAMES[:-1],
+        lambda: mnm_inputs(B, T, 8, 5, 3, 3)[:-1],
+    ),
     **{op: (*RECURRENCES[op], partial(recurrence_inputs, op, B, T, 16)) for op in RECURRENCES},
 }
 OPS["fwm, in chunks"] = (fast_weight_memory, MEMORY_NAMES, lambda: memory_inputs(B, 120, 8, 8, 8, 2))
@@ -35,6 +44,7 @@ OPS["fwm, by concatenation"] = (
 )
 OPS["fw-lstm, in chunks"] = (partial(RECURRENCES["fw-lstm"][0], chunk=5), *OPS["fw-lstm"][1:])
 OPS["fw-rnn, in chunks"] = (partial(RECURRENCES["fw-rnn"][0], chunk=5), *OPS["fw-rnn"][1:])
+WITHOUT_KERNEL = {"fwm, by concatenation": "the kernel pairs keys by product", "mnm": "it has no kernel"}
 
 every_backend = pytest.mark.parametrize("backend", ["plain", *SETS])
 
@@ -64,7 +74,7 @@ def spoilt(op: str, value: float) -> Iterator[tuple[str, list[Tensor], dict[str,
                 inputs = [x.clone() for x in clean]
                 place = inputs[index][0, step] if in_time else inputs[index]
                 place.view(-1)[-1] = place.view(-1)[0] = value
-                if name in ("hidden", "cell", "memory"):
+                if name in STATES:
                     inputs[index][1] = clean[index][1]
                 yield f"{name} at {step}, {len(masks)} masks", inputs, masks
 
@@ -83,8 +93,8 @@ def assert_finite_where_the_definition_is(found: tuple, expected: tuple, where: 
 @pytest.mark.parametrize("op", OPS)
 def test_results_are_finite_where_the_definition_is(op, backend, value, monkeypatch):
     run, backend = OPS[op][0], use(backend, monkeypatch)
-    if op == "fwm, by concatenation" and backend == "cpu":
-        pytest.skip("the kernel pairs keys by product")
+    if op in WITHOUT_KERNEL and backend == "cpu":
+        pytest.skip(WITHOUT_KERNEL[op])
     spread = False
     for where, inputs, masks in spoilt(op, value):
         inputs = [x.requires_grad_() for x in inputs]
@@ -105,8 +115,8 @@ def test_results_are_finite_where_the_definition_is(op, backend, value, monkeypa
 def test_weights_of_nan_give_nan(op, backend, monkeypatch):
     run, names, make = OPS[op]
     backend = use(backend, monkeypatch)
-    if op == "fwm, by concatenation" and backend == "cpu":
-        pytest.skip("the kernel pairs keys by product")
+    if op in WITHOUT_KERNEL and backend == "cpu":
+        pytest.skip(WITHOUT_KERNEL[op])
     for index in range(len(names)):
         inputs = [x.detach().float() for x in make()]
         inputs[index].fill_(float("nan"))
@@ -119,13 +129,13 @@ def test_weights_of_nan_give_nan(op, backend, monkeypatch):
 def test_what_padding_and_a_reset_cut_off_does_not_matter(backend, monkeypatch):
     """By hand, of the definition as well: NaN at a padded step and in a state that is reset at once."""
     for name in (use(backend, monkeypatch), "reference"):
-        for run, names, make in (OPS[op] for op in OPS if op != "fwm, by concatenation"):
+        for run, names, make in (OPS[op] for op in OPS if op not in WITHOUT_KERNEL or name != "cpu"):
             inputs = [x.detach().float() for x in make()]
             masks = some_masks(inputs[0].shape[1])
             masks["resets"][0, 0] = True
             clean = run(*inputs, backend=name, **masks)
             for x, argument in zip(inputs, names, strict=True):
-                if argument in ("hidden", "cell", "memory"):
+                if argument in STATES:
                     x[0] = float("nan")
                 elif (x.ndim > 2 or argument == "write_strengths") and "queries" not in argument:
                     x[0, MASKED] = float("nan")

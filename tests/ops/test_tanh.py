@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastweights.ops.tanh import tanh
+from fastweights.ops.tanh import tanh, tanh_
 
 
 def test_it_is_tanh_to_float32():
@@ -18,6 +18,13 @@ def test_its_input_stays_as_it_is():
     before = x.clone()
     tanh(x[:, 1:])
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_in_place_it_gives_the_same_bits(dtype):
+    x = torch.randn(100, dtype=dtype)
+    expected = tanh(x)
+    assert tanh_(x) is x and torch.equal(x, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -7,10 +7,11 @@ from test_fast_weight_memory import some_inputs as some_memory_inputs
 from test_fast_weight_recurrences import OPS as RECURRENCES
 from test_fast_weight_recurrences import some_inputs as some_recurrence_inputs
 from test_lstm_recurrence import some_inputs as some_lstm_inputs
+from test_metalearned_memory import some_inputs as some_mnm_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from fastweights.ops import fwm, lstm
+from fastweights.ops import fwm, lstm, mnm
 from tolerances import assert_near
 
 NAMESPACE = "fastweights"
@@ -35,7 +36,9 @@ def masks_of(B: int, T: int, *names: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in ("fwm", "lstm", *RECURRENCES) for name in GENERAL])
+@pytest.mark.parametrize(
+    ("op", "backend"), [(op, name) for op in ("fwm", "lstm", "mnm", *RECURRENCES) for name in GENERAL]
+)
 def test_custom_operators_keep_torchs_rules(op, backend, masked):
     B, T = 2, 5
     with CustomOps() as custom_ops:
@@ -46,6 +49,9 @@ def test_custom_operators_keep_torchs_rules(op, backend, masked):
             masks = masks_of(B, T, "mask", "resets") if masked else {}
             run, _ = RECURRENCES[op]
             outputs = run(*some_recurrence_inputs(op, B, T, 3), chunk=3, backend=backend, **masks)
+        elif op == "mnm":
+            masks = masks_of(B, T, "mask", "resets") if masked else {}
+            outputs = mnm.metalearned_memory(*some_mnm_inputs(B, T, 4, 3, 2, 3), backend=backend, **masks)
         else:
             masks = masks_of(B, T, "mask", "resets") if masked else {}
             outputs = lstm.lstm(*some_lstm_inputs(B, T, 3), backend=backend, **masks)

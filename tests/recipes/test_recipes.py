@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fastweights import cli, recipes, tasks
-from fastweights.cores import CORES, LSTM
+from fastweights.cores import CORES, LSTM, LSTMStack
 from fastweights.errors import UserError
 from fastweights.objectives import LanguageModel
 from fastweights.training.loop import Trainer
@@ -18,8 +19,14 @@ SIZES = {
     "catbabi-qa/fwm-as-published": (693_985, 33_280),
     "catbabi-lm/fwm": (683_745, 33_280),
     "catbabi-qa/fw-rnn": (547_840, 262_656),
+    "catbabi-qa/mnm": (1_099_689, 30_612),
+    "catbabi-qa/mnm-small": (679_673, 19_648),
+    "catbabi-qa/lstm-small": (684_192, 552),
+    "catbabi-qa/lstm-stack-small": (677_880, 1_040),
+    "catbabi-qa/fw-rnn-small": (682_048, 370_272),
+    "catbabi-qa/fw-lstm-small": (688_056, 76_728),
     "catbabi-qa/transformer-xl": (10_507_776, 1_843_201),
-    "catbabi-qa/transformer-xl-small": (688_768, 230_401),
+    "catbabi-qa/transformer-xl-small": (682_896, 230_401),
     "art/fw-lstm": (43_437, 2_600),
     "art/ln-lstm": (43_437, 100),
     "art/fw-rnn": (20_237, 2_550),
@@ -90,11 +97,35 @@ def test_sizes(name):
         assert (weights, memory) == SIZES[name]
 
 
+@pytest.mark.parametrize("name", [name for name in SIZES if name.endswith("-small")])
+def test_the_models_of_equal_weights_differ_in_their_core_alone_and_say_their_sizes(name):
+    recipe, fwm = recipes.load(name), recipes.load("catbabi-qa/fwm", ["--training.steps=10000"])
+    weights, memory = SIZES[name]
+    assert weights <= 700_000 and abs(weights / SIZES["catbabi-qa/fwm"][0] - 1) < 0.01
+    assert f"{weights:,} weights" in recipe.description and f"a state of {memory:,}:" in recipe.description
+    without_warmup = replace(recipe.training, warmup_steps=0)  # which a transformer needs
+    assert (recipe.task, without_warmup) == (fwm.task, fwm.training)
+    assert recipe.model["embedding_size"] == fwm.model["embedding_size"]
+
+
+@pytest.mark.parametrize("mode", ["qa", "lm"])
+def test_the_four_layer_lstm_is_the_papers(mode):
+    """Its weights are counted with the authors' vocabulary; dropout is on tokens, embeddings, weights and layers."""
+    recipe = recipes.load(f"catbabi-{mode}/lstm")
+    assert recipes.size(recipes.load(recipe.to_dict(), ["--task.as_published=true"])) == (8_026_112, 4_096)
+    model = recipes.assemble(recipe).model
+    assert type(model.core) is LSTMStack and model.core.residual and model.core.layer_dropout > 0
+    assert [layer.hidden_size for layer in model.core.layers] == [512] * 4
+    assert all(layer.recurrent_dropout > 0 for layer in model.core.layers)
+    assert model.token_dropout > 0 and model.embedding_dropout > 0
+
+
 def test_the_size_of_the_published_model_is_told_in_its_description():
     assert (
         f"{SIZES['catbabi-qa/fwm-as-published'][0]:,} weights"
         in recipes.load("catbabi-qa/fwm-as-published").description
     )
+    assert f"{SIZES['catbabi-qa/mnm-small'][0]:,}" in recipes.load("catbabi-qa/mnm-small").description
 
 
 def test_asking_for_a_size_draws_no_random_number():

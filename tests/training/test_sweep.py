@@ -259,9 +259,22 @@ def test_a_table_and_figures(folder, tmp_path, capsys):
     assert rows[0].keys() == {"recipe", "metric", "settings", "seeds", "validation", "test", "steps", "minutes"}
 
 
-def test_a_curve_stays_where_a_run_stopped():
-    curve = [(10, 0.5), (20, 0.9)]
-    assert [report._at(curve, step) for step in (5, 10, 19, 20, 100)] == [0.5, 0.5, 0.5, 0.9, 0.9]
+def test_a_curve_stays_where_a_run_stopped(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(report, "write", lambda figure, path: written.append(figure))
+    spread = report.Spread(0.5, None)
+    curves = {"$a$": [[(10, 0.5), (20, 0.9)], [(10, 0.7), (20, 0.7), (30, 0.5)]], "b": [[(10, 0.1), (40, 0.2)]]}
+    rows = [
+        report.Row(name, Answers.headline, {"x": "_$1$"}, ["0"], spread, None, 1, 1.0, curve)
+        for name, curve in curves.items()
+    ]
+    report.draw(rows, tmp_path / "drawn.svg")
+    (axes, *_), (legend,) = written[0].axes, written[0].legends
+    first = axes.lines[0]
+    assert list(first.get_xdata()) == [10, 20, 30, 40]
+    assert list(first.get_ydata()) == pytest.approx([0.6, 0.8, 0.7, 0.7])
+    assert [text.get_text() for text in legend.get_texts()] == ["$a$", "b"]
+    assert axes.get_title() == "x _$1$" and not axes.title.get_parse_math()
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):

@@ -31,7 +31,7 @@ def draw_maps(task: GraphRL, split: str, numbers: Sequence[int], path: str | Pat
         task: the task of the graphs.
         split: "train", "valid" or "test".
         numbers: which graphs of the split.
-        path: a PNG or SVG file.
+        path: a PNG, SVG or PDF file.
 
     Raises:
         UserError: where there is no such graph, or the figure cannot be written.

@@ -9,8 +9,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from fastweights.analysis.figures import COLORS, new_figure, write
-from fastweights.errors import UserError, reason
+from fastweights.analysis.figures import legend, new_figure, write
+from fastweights.analysis.plots import average, draw_curve, show_percent
+from fastweights.analysis.records import UNREADABLE, finite, left_out
+from fastweights.errors import UserError
 from fastweights.objectives import Metric
 from fastweights.training.runs import RunFolder
 from fastweights.training.sweep import SEED
@@ -78,21 +80,9 @@ def collect(folder: str | Path, on_skip: Callable[[str], None] = lambda reason: 
     """
     groups: dict[tuple, list[SweptRun]] = {}
     for path in sorted(Path(folder).rglob("config.yaml")):
-        try:
-            run = _read(RunFolder.open(path.parent))
-            if run is not None:
-                groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            OSError,
-            RecursionError,
-            TypeError,
-            ValueError,
-            UserError,
-        ) as error:
-            on_skip(f"{path.parent} is left out: it cannot be read ({type(error).__name__}: {reason(error)[:200]})")
+        run = read(path.parent, on_skip)
+        if run is not None:
+            groups.setdefault((run.recipe, run.metric, tuple(run.settings.items())), []).append(run)
     if not groups:
         raise UserError(
             f"{folder} holds no run of a sweep that has been validated; "
@@ -100,6 +90,15 @@ def collect(folder: str | Path, on_skip: Callable[[str], None] = lambda reason: 
         )
     rows = [_row(runs) for runs in groups.values()]
     return sorted(rows, key=lambda row: [_sortable(part) for part in (*row.settings.values(), row.recipe)])
+
+
+def read(path: Path, on_skip: Callable[[str], None]) -> SweptRun | None:
+    """A run of a sweep, or None where it has no validation or cannot be read; then `on_skip` is called with why."""
+    try:
+        return _read(RunFolder.open(path))
+    except UNREADABLE as error:
+        on_skip(left_out(path, error))
+        return None
 
 
 def _read(run: RunFolder) -> SweptRun | None:
@@ -112,19 +111,14 @@ def _read(run: RunFolder) -> SweptRun | None:
     if not isinstance(metric.label, str):
         raise TypeError("the label of the headline is no text")
     metric.show(0.0)
+    hash(metric)  # rows are grouped by it, and a list in its place has none
     settings = {str(key): str(value) for key, value in sweep["settings"].items()}
     seed = settings.pop(SEED, "0")
-    curve = [(record["step"], _finite(record["valid"][metric.name])) for record in validations]
+    curve = [(record["step"], finite(record["valid"][metric.name])) for record in validations]
     test = run.path / "test.json"
-    tested = _finite(json.loads(test.read_text(encoding="utf-8"))[metric.name]) if test.exists() else None
-    minutes = sum(_finite(timing["seconds"]) for timing in run.timings()) / 60
+    tested = finite(json.loads(test.read_text(encoding="utf-8"))[metric.name]) if test.exists() else None
+    minutes = sum(finite(timing["seconds"]) for timing in run.timings()) / 60
     return SweptRun(str(sweep["recipe"]), metric, settings, seed, curve, tested, minutes)
-
-
-def _finite(value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
-    return value
 
 
 def _sortable(text: str) -> tuple[float, str]:
@@ -183,9 +177,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return headings, lines
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
-    headings, lines = cells(rows)
+def markdown(headings: list[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     table = [headings, ["---"] * len(headings), *lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in table)
 
@@ -193,12 +186,12 @@ def markdown(rows: Sequence[Row]) -> str:
 def draw(rows: Sequence[Row], *paths: str | Path) -> None:
     """Draw learning curves: the validations' headline metric against steps.
 
-    A panel for each combination of settings, a colour for each recipe. The mean over seeds is thick, each seed thin;
-    the curve of a run that stopped early goes on at its last value.
+    A panel for each combination of settings, a line for each recipe: the mean over seeds, and a band from the least to
+    the greatest. The curve of a run that stopped early goes on at its last value.
 
     Args:
         rows: as from `collect`.
-        paths: PNG or SVG files, by their ending.
+        paths: PNG, SVG or PDF files, by their ending.
 
     Raises:
         UserError: where matplotlib is missing or a figure cannot be written.
@@ -211,34 +204,24 @@ def draw(rows: Sequence[Row], *paths: str | Path) -> None:
     grid = figure.subplots(height, columns, sharey=True, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
+    drawn: dict[str, Any] = {}
     for axes, settings in zip(grid.flat, panels, strict=False):
         shown = [row for row in rows if tuple(row.settings.items()) == settings]
         last = max(step for row in shown for curve in row.curves for step, _ in curve)
         for row in shown:
-            color = COLORS[names.index(row.recipe) % len(COLORS)]
-            steps = sorted({step for curve in row.curves for step, _ in curve} | {last})
-            values = [[_at(curve, step) for step in steps] for curve in row.curves]
-            for one in values if len(values) > 1 else ():
-                axes.plot(steps, one, color=color, lw=0.6, alpha=0.5)
-            axes.plot(steps, [mean(found) for found in zip(*values, strict=True)], color=color, lw=2, label=row.recipe)
-        axes.set(title=", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings))
+            curves = [[*curve, (last, curve[-1][1])] for curve in row.curves]
+            drawn[row.recipe] = draw_curve(axes, names.index(row.recipe), *average(curves))
+        title = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings)
+        axes.set_title(title, parse_math=False)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         if all("%" in row.metric.format for row in rows):
             axes.set_ylim(0, 1.02)
-            axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+            show_percent(axes.yaxis)
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"validation {rows[0].metric.label}")
+        axes.set_ylabel(f"validation {rows[0].metric.label}", parse_math=False)
     for axes in grid[-1]:
         axes.set_xlabel("steps")
-    handles = {
-        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    legend(figure, list(drawn.values()), list(drawn))
     for path in paths:
         write(figure, path)
-
-
-def _at(curve: Sequence[tuple[int, float]], step: int) -> float:
-    """The value at the last validation up to a step; before the first, that of the first."""
-    return next((value for at, value in reversed(curve) if at <= step), curve[0][1])

@@ -48,7 +48,9 @@ def run(name: str, batch_size: int | None, length: int | None, repeats: int, con
     with torch.random.fork_rng(devices=[]):
         model = recipes.assemble(recipes.load(work.recipe, ["--model.core.backend=reference"])).model
     operations = _flops(model, work)
-    of_a_row = FLOAT32 * model.core.kept_elements(work.length)
+    weights, state = recipes.model_size(model)
+    core = model.core
+    of_a_row = FLOAT32 * (core.kept_elements(work.length) + core.kept_states(work.length) * state)
     works = {"reference": work._replace(batch_size=min(work.batch_size, max(1, REFERENCE_KEEPS // of_a_row)))}
     works["auto"] = work
     seconds: dict[str, float] = {}
@@ -61,7 +63,6 @@ def run(name: str, batch_size: int | None, length: int | None, repeats: int, con
     rows = {backend: its_work.batch_size for backend, its_work in works.items()}
     found = limits.run(machine["threads"], repeats)
     rate = found["gflop_per_s"][found["limit"]] * 1e9
-    weights, state = recipes.size(recipe)
     return {
         "machine": machine,
         "recipe": work.recipe,

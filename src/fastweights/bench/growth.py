@@ -44,7 +44,7 @@ def run(repeats: int, console: Console, axes: dict[str, tuple[str, tuple[int, ..
 
 
 def draw(found: dict[str, Any], path: str | Path) -> None:
-    """Draw a result of `run`, as PNG or SVG by the path's ending.
+    """Draw a result of `run`, as PNG, SVG or PDF by the path's ending.
 
     Raises:
         UserError: where matplotlib is missing or the figure cannot be written.

@@ -15,7 +15,7 @@ from fastweights.cores import LSTM, Core, Losses, map_state
 from fastweights.cores.contract import ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.models import Model
-from fastweights.ops import cpu, fw_lstm, fw_rnn, fwm, lstm
+from fastweights.ops import cpu, fw_lstm, fw_rnn, fwm, lstm, mnm
 from fastweights.ops.products import onednn_linear
 from fastweights.recipes import Assembly
 from fastweights.specs import Size
@@ -284,5 +284,5 @@ def backends() -> dict[str, str]:
     """The backend that "auto" takes for each op at the paper's sizes."""
     from fastweights.ops.backends import choose
 
-    ops = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn}
+    ops = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn, "mnm": mnm}
     return {name: choose(name, op.BACKENDS) for name, op in ops.items()}

@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 
 def sweep(args: Namespace) -> int:
     """Train recipes with every combination of settings."""
-    from fastweights import recipes
     from fastweights.training import sweep as sweeps
     from fastweights.training.display import ProgressObserver
     from fastweights.training.loop import Interrupted
-    from fastweights.training.optimization import Optimization
 
     set_threads(args.threads)
     points = sweeps.points(args.recipes, args.over, args.overrides)
     for point in points:
-        assembly = recipes.assemble(point.recipe, args.data)
-        Optimization(assembly.model, point.recipe.training)  # its options are refused before there is a run folder
+        sweeps.build(point, args.data)  # what cannot be built is refused before there is a run folder
     console = make_console(args.json)
     outcomes: dict[str, list[str]] = {"made": [], "done": [], "in use": [], "failed": []}
 
@@ -69,7 +66,7 @@ def report(args: Namespace) -> None:
     rows = reports.collect(args.folder, on_skip=lambda text: print(f"fastweights: {text}", file=sys.stderr))
     if args.out is not None:
         reports.draw(rows, *drawings)
-        write_atomically(table, reports.markdown(rows).encode())
+        write_atomically(table, reports.markdown(*reports.cells(rows)).encode())
     if args.json:
         print_json([row.to_dict() for row in rows])
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastweights.cli import data, evaluate, graphs, info, sweep, train
+from fastweights.cli import data, evaluate, graphs, info, plot, search, sweep, train
 
 
 class Argument(NamedTuple):
@@ -42,7 +42,7 @@ DEVICE = argument("--device", default="cpu", metavar="DEVICE", help="cpu (defaul
 TRUST = argument("--trust", action="store_true", help="import code outside the package that the checkpoint names")
 MODEL = argument("path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint out of one")
 SPLIT = argument("--split", default="test", choices=("train", "valid", "test"), help="default: test")
-FIGURE = argument("--out", metavar="FIGURE", required=True, help="a PNG or SVG file")
+FIGURE = argument("--out", metavar="FIGURE", required=True, help="a PNG, SVG or PDF file")
 
 COMMANDS = (
     Command(
@@ -113,6 +113,52 @@ Table and learning curves:
         takes_overrides=True,
     ),
     Command(
+        "search",
+        search.search,
+        "Search over a recipe's settings in rounds: the best go on from their checkpoints.",
+        (
+            argument("recipe", metavar="RECIPE", help="a name from `fastweights recipes`, or a YAML file"),
+            argument(
+                "--over",
+                metavar="KEY=VALUE,VALUE",
+                action="append",
+                default=[],
+                help="a setting and its values, or its range, such as 'training.learning_rate=1e-4..1e-2 log'; may be "
+                "repeated",
+            ),
+            argument("--rounds", metavar="STEPS", help="the step at which each round ends, such as 3000,10000"),
+            argument("--keep", metavar="NUMBERS", help="how many settings go on to each round after the first"),
+            argument("--out", metavar="FOLDER", required=True, help="the folder of run folders, journal and results"),
+            argument(
+                "--sampler",
+                default="grid",
+                choices=("grid", "random", "tpe"),
+                help="how settings are chosen: every combination (default), or --trials of them at random or by TPE",
+            ),
+            argument("--trials", type=int, metavar="N", help="the number of sampled settings"),
+            argument("--storage", metavar="URL", help="a database that keeps the trials (default: a journal in --out)"),
+            DATA,
+            argument("--test", action="store_true", help="evaluate the last round's best models on the test split"),
+            THREADS,
+        ),
+        """\
+Appendix F of the FWM paper, a grid for 3,000 steps of which the best two go on to 10,000:
+  fastweights search catbabi-qa/fwm --over training.batch_size=64,128 \\
+      --over training.learning_rate=0.0001,0.00025,0.0005,0.001,0.002 --rounds 3000,10000 --keep 2 --out searches/fwm
+The same command joins the search from another process (one thread each is best) or machine with the folder on a shared
+filesystem, goes on after a kill, and when all is trained writes the results again. FOLDER then holds search.md,
+curves.png, parameters.png and best.yaml:
+  fastweights train searches/fwm/best.yaml
+A setting is one run with the steps of the last round, which pauses at the end of each round: so a falling learning rate
+falls over all rounds. It is judged by the best validation so far. The runs are those of a sweep:
+  fastweights report searches/fwm
+Sampled settings, kept in a database of Optuna's:
+  fastweights search art/fwm --over 'training.learning_rate=1e-4..1e-2 log' --over model.core.memory_size=8,16 \\
+      --sampler tpe --trials 20 --out searches/art --storage sqlite:///searches.db
+""",
+        takes_overrides=True,
+    ),
+    Command(
         "report",
         sweep.report,
         "Show a sweep's runs as a table and learning curves.",
@@ -120,6 +166,42 @@ Table and learning curves:
             argument("folder", metavar="FOLDER", help="the --out of `fastweights sweep`"),
             argument("--out", metavar="NAME", help="also write NAME.md, NAME.png and NAME.svg"),
         ),
+    ),
+    Command(
+        "plot",
+        plot.plot,
+        "Compare any runs: a recorded metric over steps, or the accuracy per group, as figure and table.",
+        (
+            argument(
+                "runs",
+                metavar="RUN",
+                nargs="+",
+                help="NAME=RUN or RUN: a run folder, a folder of run folders, a file of records (.jsonl), or what "
+                "`fastweights evaluate --json` printed (.json)",
+            ),
+            argument(
+                "--metric",
+                metavar="KEY",
+                help="as in metrics.jsonl: valid.loss, train.answer_accuracy, valid.groups.3.accuracy … "
+                "(default: the headline metric of the validations)",
+            ),
+            argument(
+                "--groups",
+                action="store_true",
+                help="instead, bars of the accuracy per group (bAbI's tasks) at each run's best validation",
+            ),
+            argument("--out", metavar="FIGURE", help="also draw a PNG, SVG or PDF file"),
+        ),
+        """\
+Runs of one NAME are one line: their mean, with a band from the least to the greatest value. So are runs without a name
+that differ in nothing but the seed; they are labelled by what differs between their recipes.
+  fastweights plot runs/catbabi-qa/fwm runs/catbabi-qa/lstm --out curves.png
+  fastweights plot sweeps/reads --metric valid.groups.3.accuracy --out task-3.svg
+  fastweights plot "product=runs/catbabi-qa/fwm" "concatenation=runs/concatenation" --groups --out tasks.pdf
+On the test split, with an evaluation in each run folder:
+  fastweights evaluate runs/catbabi-qa/fwm --split test --json > runs/catbabi-qa/fwm/test.json
+  fastweights plot runs/catbabi-qa/*/test.json --groups --out tasks.png
+""",
     ),
     Command(
         "evaluate",
@@ -263,7 +345,7 @@ Example:
             argument(
                 "--growth",
                 metavar="FIGURE",
-                help="instead, draw the memory's time against length, batch size and size (PNG or SVG; some minutes)",
+                help="instead, draw the memory's time against length, batch size and size (some minutes)",
             ),
         ),
         """\

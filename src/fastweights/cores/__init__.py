@@ -10,12 +10,13 @@ from fastweights.cores.fw_lstm import FastWeightLSTM, LayerNormLSTM
 from fastweights.cores.fw_rnn import FastWeightRNN
 from fastweights.cores.fwm import FastWeightMemory
 from fastweights.cores.lstm import LSTM, LSTMStack
+from fastweights.cores.mnm import MetalearnedMemory
 from fastweights.cores.transformer_xl import TransformerXL
 from fastweights.specs import Registry
 
 __all__ = [
     "CORES", "LSTM", "Core", "CoreSpec", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack",
-    "LayerNormLSTM", "Losses", "TransformerXL", "as_core", "build", "map_state", "state_size",
+    "LayerNormLSTM", "Losses", "MetalearnedMemory", "TransformerXL", "as_core", "build", "map_state", "state_size",
 ]  # fmt: skip
 
 CORES = Registry(
@@ -28,6 +29,7 @@ CORES = Registry(
         "ln-lstm": LayerNormLSTM,
         "fw-lstm": FastWeightLSTM,
         "fw-rnn": FastWeightRNN,
+        "mnm": MetalearnedMemory,
         "transformer-xl": TransformerXL,
     },
 )

@@ -89,7 +89,10 @@ class FastWeightRNN(Core):
     ) -> tuple[Tensor, FWRNNState]:
         """Map x `[B, T, input_size]` to y `[B, T, output_size]`; arguments as in `fastweights.cores.contract`."""
         inputs = look_up(*x) if isinstance(x, ProjectedTokens) else self.input_projection(x)
-        state = self.initial_state(inputs.shape[0]) if state is None else state
+        if state is None:  # its H² zeros a row need not be made
+            zeros = self.norm.bias.new_zeros(())
+            B, H = inputs.shape[0], self.output_size
+            state = FWRNNState(zeros.expand(B, H), zeros.expand(B, H, H))
         weights = (self.recurrent_weight, self.norm.weight, self.norm.bias)
         y, hidden, memory = fast_weight_rnn(inputs, *weights, *state, mask=mask, resets=resets, **self.options)
         return y, FWRNNState(hidden, memory)

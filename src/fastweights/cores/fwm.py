@@ -19,6 +19,7 @@ from fastweights.cores.contract import (
     split_in_time,
 )
 from fastweights.cores.lstm import LSTM, LSTMState
+from fastweights.ops import cpu
 from fastweights.ops.fwm import fast_weight_memory
 from fastweights.ops.fwm.core_step import Weights as StepWeights
 from fastweights.ops.fwm.core_step import core_step
@@ -112,6 +113,10 @@ class FastWeightMemory(Core):
             "backend": backend,
         }
         S, R, V = self.first_key_size, self.second_key_size, self.value_size
+        backends = {backend, getattr(self.slow, "backend", backend)}
+        self.has_compiled_step = (
+            pairing == "product" and backends <= {"auto", "cpu"} and step_is_supported({S, R, V}, num_reads)
+        )
         self.write = Linear(hidden_size, S + R + V + 1)  # k1, k2, v, β
         self.read = Linear(hidden_size, S + num_reads * R)  # n⁽⁰⁾, e⁽¹⁾ …
         self.output = Linear(V, hidden_size)
@@ -169,17 +174,15 @@ class FastWeightMemory(Core):
         """Whether this call is one step that a compiled kernel makes as a whole."""
         if isinstance(x, ProjectedTokens) or x.shape[1] > 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
-        slow, backends = self.slow, ("auto", "cpu")
-        if type(slow) is not LSTM or slow.backend not in backends or self.options["backend"] not in backends:
+        slow: Any = self.slow
+        if not self.has_compiled_step or type(slow) is not LSTM or torch.is_autocast_enabled(x.device.type):
             return False
-        drops = self.training and slow.recurrent_dropout
-        if drops or self.pairing != "product" or torch.is_autocast_enabled(x.device.type):
+        if self.training and slow.recurrent_dropout:
             return False
         tensors = [x, slow.input_weight, self.write.weight, self.output.weight]
         if state is not None:
             tensors += [*state.slow, state.memory.decay if isinstance(state.memory, WriteLog) else state.memory]
-        sizes = {self.first_key_size, self.second_key_size, self.value_size}
-        return step_is_supported(tensors, sizes, self.num_reads)
+        return cpu.unsupported_reason(x.device.type, tensors) is None
 
     def _step(self, x: Any, state: FWMState | None) -> tuple[Tensor, FWMState]:
         slow: Any = self.slow

@@ -43,7 +43,8 @@ class GraphVectorEnv(VectorEnv):
         split: "train", "valid" or "test".
         graphs: number of graphs in the split.
         graph_seed: seed of the graphs; the seed of `reset` is the seed of the episodes.
-        rules: fields of `fastweights.environments.graphs.Rules`: states, actions, steps, patience, variant.
+        rules: fields of `fastweights.environments.graphs.Rules`: states, actions, steps, patience, variant,
+            return_scale.
 
     Raises:
         ValueError: for an unknown split, impossible rules, or more graphs than exist.
@@ -58,9 +59,9 @@ class GraphVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.transitions = split_graphs(split, graphs, self.rules.states, self.rules.actions, graph_seed)
         low = np.zeros(self.rules.observation_size, np.float32)
-        low[-1] = -PENALTY * self.rules.steps
+        low[-1] = -PENALTY * self.rules.steps * self.rules.return_scale
         high = np.ones_like(low)
-        high[-1] = GOAL_REWARD * self.rules.steps
+        high[-1] = GOAL_REWARD * self.rules.steps * self.rules.return_scale
         self.single_observation_space = spaces.Box(low, high)
         self.single_action_space = spaces.Discrete(self.rules.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -130,7 +131,7 @@ class GraphVectorEnv(VectorEnv):
         observations[:, -3] = 1
         observations[:, -2] = self._time / self.rules.steps
         if not self._published:
-            observations[:, -1] = self._return
+            observations[:, -1] = self._return * self.rules.return_scale
         return observations
 
 

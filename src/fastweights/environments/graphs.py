@@ -6,6 +6,7 @@ in a state leads back to it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Rules:
         steps: length of an episode.
         patience: steps without success before a reset of agent and goal.
         variant: "paper" or "as-published".
+        return_scale: factor on the observed return; 1 in the paper.
 
     Raises:
         ValueError: for a size without graphs, or a number out of range.
@@ -47,6 +49,7 @@ class Rules:
     steps: int = 30
     patience: int = 6
     variant: str = "paper"
+    return_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_size(self.states, self.actions)
@@ -55,6 +58,8 @@ class Rules:
                 raise ValueError(f"{name} is {getattr(self, name)}; an episode needs at least 1")
         if self.variant not in VARIANTS:
             raise ValueError(f'variant is "{self.variant}"; it must be "paper" or "as-published"')
+        if not 0 < self.return_scale < math.inf:
+            raise ValueError(f"return_scale is {self.return_scale}; it must be positive and finite")
 
     @property
     def observation_size(self) -> int:

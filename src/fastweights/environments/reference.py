@@ -69,5 +69,5 @@ class Episode:
         observation[2 * states + self.previous_action + self.published] = 1.0
         observation[2 * states + actions + 1] = 1.0
         observation[2 * states + actions + 2] = self.time / self.rules.steps
-        observation[2 * states + actions + 3] = 0.0 if self.published else self.episode_return
+        observation[2 * states + actions + 3] = 0.0 if self.published else self.episode_return * self.rules.return_scale
         return observation

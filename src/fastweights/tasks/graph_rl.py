@@ -8,7 +8,7 @@ from annotated_types import Le
 
 from fastweights.environments.graphs import Rules, expected_return
 from fastweights.errors import UserError
-from fastweights.specs import Seed, Size
+from fastweights.specs import Positive, Seed, Size
 from fastweights.tasks.contract import EnvironmentTask, Spaces, refuse_data
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class GraphRL(EnvironmentTask):
         actions: actions in each state, some of which are invalid there.
         steps: length of an episode.
         patience: steps without success after which agent and goal are reset.
+        return_scale: factor on the return that the agent observes under the paper's rules.
         graphs: number of graphs in each of training, validation and test, all different.
         graph_seed: decides the graphs.
     """
@@ -40,10 +41,11 @@ class GraphRL(EnvironmentTask):
         actions: Annotated[Size, Le(32), SAMPLING] = 3,
         steps: Size = 30,
         patience: Size = 6,
+        return_scale: Positive = 1.0,
         graphs: Annotated[Size, Le(10_000), SAMPLING] = 600,
         graph_seed: Seed = 666,
     ):
-        self.rules = Rules(states, actions, steps, patience, variant)
+        self.rules = Rules(states, actions, steps, patience, variant, return_scale)
         self.steps, self.graphs, self.graph_seed = steps, graphs, graph_seed
 
     def prepare(self, data: str | None) -> Spaces:

@@ -42,6 +42,10 @@ class Interrupted(Exception):
         self.number = number
 
 
+class Diverged(UserError):
+    """The loss, its gradient or the validation's metrics are not finite."""
+
+
 @dataclass
 class Progress:
     """A step, for a progress bar: its number, additive statistics, and count in the objective's units."""
@@ -141,23 +145,28 @@ class Trainer:
         """Whether the last step is done or training stopped early."""
         return self.stopped_early or self.step >= self.options.steps
 
-    def train(self) -> dict[str, Any]:
+    def train(self, until: int | None = None) -> dict[str, Any]:
         """Train to the last step or to early stopping, and return the metrics of the last validation.
+
+        Args:
+            until: a step at which training pauses, validated and saved; None for the last step.
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, with everything saved.
-            UserError: where the loss is not finite, or the disk is full.
+            Diverged: where the loss, its gradient or the validation's metrics are not finite.
+            UserError: where the disk is full.
         """
         metrics: dict[str, Any] = {}
         options = self.options
+        end = options.steps if until is None else min(until, options.steps)
         self.model.train()
         self.observer.begin(self.objective)
         with _deferred_signals() as stop:
             since = time.perf_counter()
-            while not self.finished:
+            while not self.finished and self.step < end:
                 self.optimizer_step()
                 self.step += 1
-                last = self.step == options.steps
+                last = self.step == end
                 if self.step % options.report_every == 0:
                     since = self._report(since)
                 if validates := self.step % options.evaluate_every == 0 or last:
@@ -179,7 +188,7 @@ class Trainer:
         """One step of the optimizer, on one batch or several.
 
         Raises:
-            UserError: where the loss or its gradient is not finite.
+            Diverged: where the loss or its gradient is not finite.
         """
         accumulated = self.options.accumulate
         sums, count, failure = Sums(), 0, None
@@ -241,7 +250,7 @@ class Trainer:
     def _validate_here(self) -> tuple[dict[str, Any], bool]:
         metrics = self.objective.validate(self.model, self.task, self.data, self.options.eval_batch_size, self.state)
         if not all(math.isfinite(value) for value in metrics.values() if isinstance(value, float)):
-            raise UserError(f"The validation's metrics are not finite after step {self.step}. {self._advice()}")
+            raise Diverged(f"The validation's metrics are not finite after step {self.step}. {self._advice()}")
         value = metrics[self.objective.headline.name]
         is_best = self.objective.headline.is_better(value, self.best)
         if is_best:
@@ -399,7 +408,7 @@ class Trainer:
             "train again."
         )
 
-    def _explain_non_finite(self, item: Any, result: Step) -> UserError:
+    def _explain_non_finite(self, item: Any, result: Step) -> Diverged:
         """Find the first tensor that is not finite when the step runs again, and save its inputs."""
         culprit = "the gradient (all tensors of the forward pass are finite)"
         for name, tensor in first_non_finite(self.model, self.state, lambda: self._forward(item)):
@@ -410,7 +419,7 @@ class Trainer:
         if self.state is not None:
             inputs |= checkpoint.flatten({"state": state_to_dict(self.state)})
         checkpoint.save(path, inputs, self._metadata())
-        return UserError(
+        return Diverged(
             f"The loss or its gradient is not finite at step {self.step + 1} ({self.objective.locate(result.inputs)}; "
             f"batch saved in {path}); it appeared first in {culprit}. {self._advice()}"
         )

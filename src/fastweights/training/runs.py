@@ -55,15 +55,25 @@ class RunFolder:
         run.begin(config)
         return run
 
+    @classmethod
+    def claim(cls, path: str | Path) -> Self:
+        """Return the folder locked, whether it holds a run or is to hold one.
+
+        Raises:
+            UserError: where the folder cannot be written.
+            InUse: where another process writes to it.
+        """
+        run = cls(path)
+        run._make()
+        run.lock()
+        return run
+
     def begin(self, config: dict[str, Any]) -> None:
         """Begin this run, and lock it; see `create`."""
         content = _to_yaml(config)
         # Before the lock, so that a folder in which a run is under way is refused with the better advice.
         self._refuse_a_second_run()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        self._make()
         self.lock()
         try:
             self._refuse_a_second_run()
@@ -184,11 +194,17 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the recorded metrics, in order, without a torn last line."""
-        return [record for _, record in _read_lines(self.metrics)]
+        return read_records(self.metrics)
 
     def timings(self) -> list[dict[str, Any]]:
         """Return the recorded timings, in order, without a torn last line."""
-        return [record for _, record in _read_lines(self.timing)]
+        return read_records(self.timing)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def _refuse_a_second_run(self) -> None:
         for file in (self.config, self.last, self.best, self.metrics):
@@ -208,6 +224,15 @@ class RunFolder:
             if number := self._lock_path.read_text().strip():
                 return f"process {number}"
         return "another process"
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file such as `metrics.jsonl`, in order, without a torn last line.
+
+    Raises:
+        UserError: where a line is no record.
+    """
+    return [record for _, record in _read_lines(path)]
 
 
 def _to_yaml(config: dict[str, Any]) -> bytes:

@@ -1,7 +1,9 @@
 """Many runs: recipes × settings × seeds, each in a run folder of its own.
 
 All state of a sweep is in its run folders: the same command resumes it, and any number of processes that give the same
-command, on any machines with the folder on a shared filesystem, divide the runs among them.
+command, on any machines with the folder on a shared filesystem, divide the runs among them. A search (`search.py`) is
+made of the same points and run folders, `build` and `train`; what it adds is a record of results, from which it
+decides what is trained next.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +21,11 @@ import yaml
 
 from fastweights import recipes
 from fastweights.errors import UserError
-from fastweights.recipes import Recipe
+from fastweights.recipes import Assembly, Recipe
 from fastweights.training import checkpoint
 from fastweights.training.checkpoint import write_atomically
 from fastweights.training.loop import Observer, Trainer, run_config
+from fastweights.training.optimization import Optimization
 from fastweights.training.runs import InUse, RunFolder
 from fastweights.training.trained import load_model
 
@@ -62,6 +65,39 @@ def points(names: Sequence[str], over: Sequence[str], overrides: Sequence[str]) 
     Raises:
         UserError: where a recipe or a key does not exist, a run is there twice, or a setting replaces another one.
     """
+    axes = read_axes(over, overrides)
+    found = [
+        point(name, name, dict(zip(axes, values, strict=True)), overrides)
+        for name, values in itertools.product(names, itertools.product(*axes.values()))
+    ]
+    refuse_duplicates(found)
+    return found
+
+
+def refuse_duplicates(found: Sequence[Point]) -> None:
+    """Refuse runs of which two are the same or have one folder.
+
+    Raises:
+        UserError: where there are such.
+    """
+    runs = {json.dumps([point.name, point.recipe.to_dict()], default=str) for point in found}
+    if len(runs) < len(found) or len({point.path(Path()) for point in found}) < len(found):
+        raise UserError("Two runs would be the same or share a folder; give each recipe and value once.")
+
+
+def point(name: str, source: str | Mapping[str, Any], settings: dict[str, str], overrides: Sequence[str] = ()) -> Point:
+    """The run of a recipe, by its name and what it is read from, with settings."""
+    recipe = recipes.load(source, [*overrides, *(f"--{key}={value}" for key, value in settings.items())])
+    folder = folder_name(Path(name).stem, name) if name.endswith((".yaml", ".yml")) else name
+    return Point(folder, settings, recipe)
+
+
+def read_axes(over: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """The keys in `over`, each with its values.
+
+    Raises:
+        UserError: where a key is there twice, has no values, or replaces one in `overrides`.
+    """
     axes = dict(_axis(text) for text in over)
     if len(axes) < len(over):
         raise UserError("A setting stands in more than one --over; give all its values in one.")
@@ -70,16 +106,7 @@ def points(names: Sequence[str], over: Sequence[str], overrides: Sequence[str]) 
         for key in fixed:
             if f"{key}.".startswith(f"{axis}."):
                 raise UserError(f"--over {axis} replaces --{key}; leave one of them out.")
-    found = []
-    for name, values in itertools.product(names, itertools.product(*axes.values())):
-        settings = dict(zip(axes, values, strict=True))
-        recipe = recipes.load(name, [*overrides, *(f"--{key}={value}" for key, value in settings.items())])
-        folder = folder_name(Path(name).stem, name) if name.endswith((".yaml", ".yml")) else name
-        found.append(Point(folder, settings, recipe))
-    runs = {json.dumps([point.name, point.recipe.to_dict()], default=str) for point in found}
-    if len(runs) < len(found) or len({point.path(Path()) for point in found}) < len(found):
-        raise UserError("Two runs of the sweep would be the same or share a folder; give each recipe and value once.")
-    return found
+    return axes
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
@@ -118,37 +145,76 @@ def run(
         Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     for point in found:
-        path = point.path(folder)
         try:
-            assembly = recipes.assemble(point.recipe, data)
-            config = run_config(assembly, data) | {"sweep": {"recipe": point.name, "settings": point.settings}}
-            resumes = (path / "config.yaml").exists()
-            with RunFolder.open(path) if resumes else RunFolder.create(path, config) as run_folder:
-                if resumes:
-                    _check_same(run_folder, config)
-                if is_finished(run_folder, point.recipe, tests):
-                    yield point, "done"
-                    continue
-                with observe(str(path)) as observer:
-                    trainer = Trainer(assembly, run_folder, data, observer)
-                    trainer.resume()
-                    trainer.train()
-                    if tests:
-                        evaluate_test_split(run_folder, trainer)
+            with RunFolder.claim(point.path(folder)) as run_folder:
+                made = train(point, build(point, data), run_folder, data, tests, observe)
         except InUse:
             yield point, "in use"
         except UserError as error:
             yield point, str(error)
         else:
-            yield point, "made"
+            yield point, "made" if made else "done"
 
 
-def is_finished(run: RunFolder, recipe: Recipe, tests: bool) -> bool:
-    """Whether a run's last step is done or it stopped early, and it is tested where that is requested."""
+def build(point: Point, data: str | None) -> Assembly:
+    """A run's parts, with its optimizer's options checked.
+
+    Raises:
+        UserError: where they cannot be built.
+    """
+    assembly = recipes.assemble(point.recipe, data)
+    Optimization(assembly.model, point.recipe.training)
+    return assembly
+
+
+def train(
+    point: Point,
+    assembly: Assembly,
+    run: RunFolder,
+    data: str | None,
+    tests: bool,
+    observe: Callable[[str], AbstractContextManager[Observer]],
+    until: int | None = None,
+) -> bool:
+    """Train a run in its locked folder, from its last checkpoint on, and say whether anything was left to do.
+
+    Args:
+        point: the run.
+        assembly: its parts.
+        run: its folder, locked; it holds this run, or none.
+        data: the directory of the task's files, or None for generated data.
+        tests: evaluate the best model on the test split.
+        observe: gives a listener for the path of a run.
+        until: the step at which training pauses; None for the last.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, with everything saved.
+        Diverged: where the loss, its gradient or the validation's metrics are not finite.
+        UserError: where the folder holds another run, cannot be read or cannot be written.
+    """
+    config = run_config(assembly, data) | {"sweep": {"recipe": point.name, "settings": point.settings}}
+    if run.config.exists():
+        _check_same(run, config)
+    else:
+        run.begin(config)
+    if is_finished(run, until or point.recipe.training.steps, tests):
+        return False
+    with observe(str(run.path)) as observer:
+        trainer = Trainer(assembly, run, data, observer)
+        trainer.resume()
+        trainer.train(until)
+        if tests:
+            evaluate_test_split(run, trainer)
+    return True
+
+
+def is_finished(run: RunFolder, steps: int, tests: bool) -> bool:
+    """Whether a run has made so many steps or stopped early, and is tested where that is requested."""
     if not run.last.exists() or (tests and not (run.path / "test.json").exists()):
         return False
     saved = checkpoint.read_metadata(run.last)
-    return bool(saved.get("stopped_early")) or saved.get("step") == recipe.training.steps
+    step = saved.get("step")
+    return bool(saved.get("stopped_early")) or (isinstance(step, int) and step >= steps)
 
 
 def evaluate_test_split(run: RunFolder, trainer: Trainer) -> None:

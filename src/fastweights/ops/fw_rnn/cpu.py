@@ -35,7 +35,9 @@ def _arguments(x: Named, keep: bool) -> cpu.FWRNNArguments:
     B, T, H = x.inputs.shape
     arguments = cpu.FWRNNArguments(B=B, T=T, H=H, chunk=min(x.chunk, T), threads=torch.get_num_threads())
     arguments.set(keep=int(keep), inner_steps=x.inner_steps, decay=x.decay, rate=x.rate)
-    arguments.set_contiguous(weight=x.weight, gain=x.gain, bias=x.bias, hidden=x.hidden, memory=x.memory)
+    arguments.set_contiguous(weight=x.weight, gain=x.gain, bias=x.bias, hidden=x.hidden)
+    if any(x.memory.stride()) or x.memory[:1, :1, :1].any():  # else one zero, expanded: not to be made or read
+        arguments.set_contiguous(memory=x.memory)
     arguments.set_contiguous(mask=x.mask, resets=x.resets)
     return arguments
 
