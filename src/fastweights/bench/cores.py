@@ -50,7 +50,7 @@ def run(name: str, batch_size: int | None, length: int | None, repeats: int, con
     operations = _flops(model, work)
     weights, state = recipes.model_size(model)
     core = model.core
-    of_a_row = FLOAT32 * (core.kept_elements(work.length) + core.kept_states(work.length) * state)
+    of_a_row = FLOAT32 * (core.kept_elements(work.length) + state)
     works = {"reference": work._replace(batch_size=min(work.batch_size, max(1, REFERENCE_KEEPS // of_a_row)))}
     works["auto"] = work
     seconds: dict[str, float] = {}

@@ -90,10 +90,6 @@ class Core(nn.Module, ABC):
         """Whether a sequence of so many steps gives the same in one call and step by step, from the initial state."""
         return self.state_consistency == "exact"
 
-    def kept_states(self, steps: int) -> int:
-        """How many states of a row are kept for the gradient of so many steps."""
-        return 1
-
     def rollout_state(self, batch_size: int, steps: int) -> Any:
         """An initial state for at most `steps` calls of one step each, without gradients; they may overwrite it.
 

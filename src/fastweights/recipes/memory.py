@@ -50,8 +50,8 @@ def _needed(task: Task, model: Model, training: TrainingOptions | None) -> dict[
     steps = task.steps if isinstance(task, EnvironmentTask) else getattr(task, "segment_length", 1)
     element = 2 if training.precision == "bfloat16" else FLOAT32
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    states, kept = model.core.kept_states(steps) * state, model.core.kept_elements(steps)
-    batch = training.batch_size // processes * (FLOAT32 * states + element * kept)
+    kept = FLOAT32 * state + element * model.core.kept_elements(steps)
+    batch = training.batch_size // processes * kept
     validation = training.eval_batch_size * (FLOAT32 * state + FLOAT32 * steps * max(sides, default=0))
     most = max((batch, "training.batch_size"), (validation, "training.eval_batch_size"))
     return {
