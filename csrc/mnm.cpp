@@ -10,25 +10,52 @@ namespace FW_ISA {
 
 namespace {
 
-// to [columns][..] = from [rows][..] transposed, both square, in blocks that stay near.
+// to = from transposed, both [size][size], in blocks that stay near.
 inline void transpose(const float* from, int from_row, float* to, int to_row, int size) {
   constexpr int BLOCK = 16;
   for (int i = 0; i < size; i += BLOCK)
     for (int j = 0; j < size; j += BLOCK)
-      for (int row = i; row < smaller(i + BLOCK, size); ++row)
-        for (int column = j; column < smaller(j + BLOCK, size); ++column)
-          to[std::size_t(column) * to_row + row] = from[std::size_t(row) * from_row + column];
+      for (int column = j; column < smaller(j + BLOCK, size); ++column) {
+        const float* x = from + std::size_t(i) * from_row + column;
+        float* y = to + std::size_t(column) * to_row + i;
+        for (int row = 0; row < smaller(BLOCK, size - i); ++row, x += from_row) y[row] = *x;
+      }
 }
 
 // out(i, j) = a_i . b_j of rows [P], i by the strides of `out`.
 inline void dot_products(const float* a, int A, const float* b, int B, int P, float* out, int out_row, int out_column) {
-  for (int j = 0; j < B; ++j)
-    tiles<4>(A, [&](int i, auto size) {
-      constexpr int R = decltype(size)::value;
+  tiles<4>(A, [&](int i, auto size) {
+    constexpr int R = decltype(size)::value;
+    for (int j = 0; j < B; ++j) {
       float found[R];
       dots<R>(a + std::size_t(i) * P, P, b + std::size_t(j) * P, P, found);
       for (int r = 0; r < R; ++r) out[(i + r) * out_row + j * out_column] = found[r];
-    });
+    }
+  });
+}
+
+// out [rows][P] += sum_k a_k b_k^T of few pairs: vectors of b stay in registers while rows of `out` pass by.
+template <int K, int NV>
+FW_INLINE void add_outer_tile(int rows, int P, const float* a, const float* b, float* out) {
+  vec<WIDTH> right[K][NV];
+  for (int k = 0; k < K; ++k)
+    for (int n = 0; n < NV; ++n) right[k][n] = load<WIDTH>(b + k * P + n * WIDTH);
+  for (int i = 0; i < rows; ++i, out += P) {
+    vec<WIDTH> sums[NV];
+    for (int n = 0; n < NV; ++n) sums[n] = load<WIDTH>(out + n * WIDTH);
+    for (int k = 0; k < K; ++k)
+      for (int n = 0; n < NV; ++n) sums[n] += a[k * P + i] * right[k][n];
+    for (int n = 0; n < NV; ++n) store<WIDTH>(out + n * WIDTH, sums[n]);
+  }
+}
+inline void add_outer_products(int pairs, int rows, int P, const float* a, const float* b, float* out) {
+  tiles<(ACCUMULATORS - 4) / 2>(pairs, [&](int k, auto size) {
+    constexpr int K = decltype(size)::value;
+    const float *left = a + std::size_t(k) * P, *right = b + std::size_t(k) * P;
+    int u = 0;
+    for (; u + 2 * WIDTH <= P; u += 2 * WIDTH) add_outer_tile<K, 2>(rows, P, left, right + u, out + u);
+    for (; u < P; u += WIDTH) add_outer_tile<K, 1>(rows, P, left, right + u, out + u);
+  });
 }
 
 inline void tanh_of(float* x, int count) {
@@ -229,7 +256,7 @@ struct Forward : MNM {
       dot_products(reading, 2 * N, z, N, M, s.scores, N, 1);
       product<WIDTH, true>(2 * N, M, N, s.scores, N, 1, s.written, M, above_reading, M);
       if (l < L - 1) tanh_of(above_reading, 2 * N * M);
-      product<WIDTH, true>(m, M, N, z, 1, M, s.written, M, W, M);
+      add_outer_products(N, m, M, z, s.written, W);
       z = above;
     }
     vec<WIDTH> squares{};
@@ -345,7 +372,7 @@ struct Backward : MNM {
     const float *z = activations(b, t), *error = errors(b, t);
     for (int l = 0; l < L; ++l, z += 3 * N * M, error += N * M, W += layer) {
       for (int i = 0; i < N * M; i += WIDTH) store<WIDTH>(written + i, load<WIDTH>(error + i) * scale);
-      product<WIDTH, true>(m, M, N, written, 1, M, z, M, W, M);
+      add_outer_products(N, m, M, written, z, W);
     }
   }
 
@@ -403,7 +430,7 @@ struct Backward : MNM {
       product<WIDTH, true>(N, M, m, d.written, M, 1, d_W, M, below, M);
       product<WIDTH, true>(N, M, 2 * N, d.d_scores, 1, N, reading, M, below, M);
       product<WIDTH, true>(2 * N, M, N, d.d_scores, N, 1, z, M, below_reading, M);
-      product<WIDTH, true>(m, M, 3 * N, above, 1, M, z, M, d_W, M);
+      add_outer_products(3 * N, m, M, above, z, d_W);
       float* done = above;
       above = below, below = done;
     }
