@@ -1,8 +1,8 @@
 // The plastic Metalearned Neural Memory, forward and backward; src/fastweights/ops/mnm (plain.py has the derivation).
 //
-// In parallel over rows only, each step's products with the slow weights for a block of rows at once: the same bits from
-// run to run. A layer of the memory is kept as its product needs it, transposed forwards and as it is backwards, so that
-// products, writes and gradients all run along whole vectors.
+// In parallel over rows only, each step's products with the slow weights for a block of rows at once: the same bits
+// from run to run. A layer of the memory is kept as its product needs it, transposed forwards and as it is backwards,
+// so that products, writes and gradients all run along whole vectors.
 #include "kernels.h"
 #include "rows.h"
 
@@ -71,20 +71,20 @@ inline void tanh_backward(float* d, const float* y, int count) {
 
 struct MNM {
   const MNMArguments& a;
-  const int T, H, m, N, L, P, M;  // P and M: H and m padded
-  const int U;                     // k_w, v_w, k_r of all heads and u_beta, m each
+  const int T, H, m, N, L, P, M;    // P and M: H and m padded
+  const int U;                      // k_w, v_w, k_r of all heads and u_beta, m each
   const std::size_t layer, memory;  // floats of a layer, padded, and of all of them
   const float rate;                 // of a write, times beta
-  const bool in_memory_backward;
+  const int memories;               // of each row: the memory, and backwards its gradient
 
-  MNM(const MNMArguments& a, bool backward)
+  MNM(const MNMArguments& a, int memories)
       : a(a), T(int(a.T)), H(int(a.H)), m(int(a.m)), N(int(a.heads)), L(int(a.layers)), P(padded(H)), M(padded(m)),
         U((3 * N + 1) * m), layer(std::size_t(m) * M), memory(L * layer), rate(-2.f / (N * m)),
-        in_memory_backward(backward) {}
+        memories(memories) {}
 
   // Rows side by side share products with the slow weights; their memories are to stay near: 8 MB.
   int rows_at_once() const {
-    const std::size_t fit = (std::size_t(8) << 20) / (sizeof(float) * memory * (in_memory_backward ? 2 : 1));
+    const std::size_t fit = (std::size_t(8) << 20) / (sizeof(float) * memory * memories);
     return fit >= ROWS_AT_ONCE ? ROWS_AT_ONCE : larger(1, int(fit));
   }
   // where a step's values are: [T or 1, B, ...], for a block of rows in one piece
@@ -107,7 +107,7 @@ struct Forward : MNM {
   float *biases, *initial;  // of interactions and targets, padded; the memory after a reset
 
   explicit Forward(const MNMArguments& a)
-      : MNM(a, false), recurrent(4 * P, H + m, a.threads, [&](int column, int k) {
+      : MNM(a, 1), recurrent(4 * P, H + m, a.threads, [&](int column, int k) {
           return column % P < H ? a.recurrent_weight[(std::size_t(column / P) * H + column % P) * (H + m) + k] : 0.f;
         }),
         interaction(padded(U), P, a.threads, [&](int column, int k) {
@@ -145,14 +145,15 @@ struct Forward : MNM {
 
   // What a block of rows works on.
   struct State {
-    float *h_and_v, *h, *c, *W;                              // of each row: [H + m], [P], [P], [L][m][M]
-    float *interactions, *padded_interactions;               // of each row, dense; of one
-    float *values, *targets, *scores, *written;              // [N][rows][m], [N][rows][L m]; of one row
+    float *h_and_v, *h, *c, *W;                 // of each row: [H + m], [P], [P], [L][m][M]
+    float *interactions, *padded_interactions;  // of each row, dense; of one
+    float *values, *targets;                    // [N][rows][m], [N][rows][L m]
+    float *scores, *written;                    // of one row
   };
   std::size_t space() const {
     const int R = rows_at_once();
-    return R * memory + std::size_t(R) * (padded(H + m) + 2 * P + interaction.columns + N * (padded(m) + target.columns)) +
-           std::size_t(4 * N + 1) * M + padded(2 * N * N) + 8 * WIDEST_VECTOR;
+    const std::size_t row = padded(H + m) + 2 * P + interaction.columns + N * (M + target.columns);
+    return memories * R * memory + R * row + std::size_t(4 * N + 1) * M + padded(2 * N * N) + 8 * WIDEST_VECTOR;
   }
   void run(int64_t first, int rows) const {
     Pieces space{workspace(this->space())};
@@ -161,7 +162,8 @@ struct Forward : MNM {
     s.interactions = space.take(std::size_t(rows) * interaction.columns + WIDEST_VECTOR);
     s.values = space.take(std::size_t(N) * rows * m);
     s.targets = space.take(std::size_t(N) * rows * target.columns + WIDEST_VECTOR);
-    s.padded_interactions = space.take((3 * N + 1) * M), s.scores = space.take(2 * N * N), s.written = space.take(N * M);
+    s.padded_interactions = space.take((3 * N + 1) * M);
+    s.scores = space.take(2 * N * N), s.written = space.take(N * M);
     s.W = space.take(rows * memory);
     zero(s.values, N * rows * m);  // of rows that do not pass
     pad(s.h, a.hidden + first * H, H, P, rows);
@@ -205,7 +207,8 @@ struct Forward : MNM {
     float *gates = a.gates + at(b, t) * 4 * P, *c = s.c + r * P, *h = s.h + r * P;
     for (int u = 0; u < P; u += WIDTH) {
       const vec<WIDTH> i = sigmoid<WIDTH>(load<WIDTH>(gates + u)), f = sigmoid<WIDTH>(load<WIDTH>(gates + P + u));
-      const vec<WIDTH> g = tanh<WIDTH>(load<WIDTH>(gates + 2 * P + u)), o = sigmoid<WIDTH>(load<WIDTH>(gates + 3 * P + u));
+      const vec<WIDTH> g = tanh<WIDTH>(load<WIDTH>(gates + 2 * P + u));
+      const vec<WIDTH> o = sigmoid<WIDTH>(load<WIDTH>(gates + 3 * P + u));
       const vec<WIDTH> new_c = f * load<WIDTH>(c + u) + i * g;
       store<WIDTH>(gates + u, i);
       store<WIDTH>(gates + P + u, f);
@@ -279,7 +282,7 @@ struct Backward : MNM {
   const Weight recurrent, interaction, target;
 
   explicit Backward(const MNMArguments& a)
-      : MNM(a, true), recurrent(padded(H + m), 4 * H, a.threads, [&](int column, int k) {
+      : MNM(a, 2), recurrent(padded(H + m), 4 * H, a.threads, [&](int column, int k) {
           return column < H + m ? a.recurrent_weight[std::size_t(k) * (H + m) + column] : 0.f;
         }),
         interaction(P, U, a.threads, [&](int column, int k) {
@@ -291,15 +294,16 @@ struct Backward : MNM {
 
   // The gradients of what a block of rows works on.
   struct Gradients {
-    float *h, *c, *v, *of_h, *state;                // of each row: [P], [P], [M]; with what interacts; of h and v before
-    float *W, *memory;                              // of each row: the memory before the step, its gradient
-    float *targets, *values;                        // [N][rows][L m], [N][rows][M]
-    float *recalled, *keys;                         // of each row: f(k_w) - v_w [N][M], z_0 [3 N][M]
+    float *h, *c, *v;         // of each row: [P], [P], [M]
+    float *of_h, *state;      // of each row: of h with what interacts [P], of h and v before [H + m]
+    float *W, *memory;        // of each row: the memory before the step, its gradient
+    float *targets, *values;  // [N][rows][L m], [N][rows][M]
+    float *recalled, *keys;   // of each row: f(k_w) - v_w [N][M], z_0 [3 N][M]
     float *above, *below, *d_written, *written, *scores, *d_scores;  // of one row
   };
   std::size_t space() const {
     const int R = rows_at_once();
-    return 2 * R * memory + std::size_t(R) * (3 * P + M + recurrent.columns + N * (padded(L * m) + 5 * M)) +
+    return memories * R * memory + std::size_t(R) * (3 * P + M + recurrent.columns + N * (padded(L * m) + 5 * M)) +
            std::size_t(8) * N * M + 2 * padded(2 * N * N) + 8 * WIDEST_VECTOR;
   }
   void run(int64_t first, int rows) const {
@@ -331,7 +335,8 @@ struct Backward : MNM {
         if (masks_of(a, b).passes(t)) {
           memory_backward(b, r, rows, t, d);
         } else {
-          zero(a.d_targets + (t * a.B + b) * N * L * m, N * L * m), zero(d_u + r * U, U), zero(d_gates + r * 4 * H, 4 * H);
+          zero(d_gates + r * 4 * H, 4 * H), zero(d_u + r * U, U);
+          zero(a.d_targets + (t * a.B + b) * N * L * m, N * L * m);
           a.d_strengths[t * a.B + b] = 0;
         }
       }
