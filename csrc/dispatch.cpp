@@ -16,6 +16,8 @@
   int fw_lstm_backward(const FWLSTMArguments&); \
   int fw_rnn_forward(const FWRNNArguments&); \
   int fw_rnn_backward(const FWRNNArguments&); \
+  int mnm_forward(const MNMArguments&); \
+  int mnm_backward(const MNMArguments&); \
   }
 
 DECLARE(fastweights_baseline)
@@ -63,7 +65,7 @@ int fastweights_interface(int64_t* values) {
       INTERFACE_VERSION, WIDEST_VECTOR, MOST_HOPS, int64_t(LAYER_NORM_EPSILON * 1e9 + 0.5),
       sizeof(LSTMArguments), sizeof(GatherArguments), sizeof(FWMArguments), sizeof(FWMStepArguments),
       sizeof(CoreStepArguments), sizeof(LimitArguments),
-      sizeof(FWLSTMArguments), sizeof(FWRNNArguments),
+      sizeof(FWLSTMArguments), sizeof(FWRNNArguments), sizeof(MNMArguments),
   };
   for (int64_t value : all) *values++ = value;
   return sizeof(all) / sizeof(*all);
@@ -82,4 +84,6 @@ int fastweights_fw_lstm_forward(const FWLSTMArguments* a, int isa) { CALL(fw_lst
 int fastweights_fw_lstm_backward(const FWLSTMArguments* a, int isa) { CALL(fw_lstm_backward, isa, a); }
 int fastweights_fw_rnn_forward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_forward, isa, a); }
 int fastweights_fw_rnn_backward(const FWRNNArguments* a, int isa) { CALL(fw_rnn_backward, isa, a); }
+int fastweights_mnm_forward(const MNMArguments* a, int isa) { CALL(mnm_forward, isa, a); }
+int fastweights_mnm_backward(const MNMArguments* a, int isa) { CALL(mnm_backward, isa, a); }
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 // What the two sides of the interface agree on: `fastweights_interface` gives it, ops/cpu.py compares it.
-constexpr int INTERFACE_VERSION = 3;  // raise it with every change of these structures or of their meaning
+constexpr int INTERFACE_VERSION = 4;  // raise it with every change of these structures or of their meaning
 constexpr int WIDEST_VECTOR = 16;     // rows of floats are padded to whole ones, with every instruction set
 constexpr int MOST_HOPS = 16;         // in a chain of reads of the fast weight memory
 constexpr double LAYER_NORM_EPSILON = 1e-5;
@@ -116,5 +116,27 @@ struct FWRNNArguments {
   int64_t d_hiddens_row, d_hiddens_step, has_d_last_memory;
   float *d_inputs, *d_hidden;   // [B, T, H], [B, H]: at first that of the last state
   float *d_memory, *d_norms;    // [B, H, H] or null, the same; [B, 2, P]
+};
+
+// Sizes P and M are H and m padded; U is (3 N + 1) m; K is T where values are kept for the gradient, else 1.
+struct MNMArguments {
+  int64_t B, T, H, m, heads, layers, threads, keep, interval;  // interval: every how many steps the memory is kept
+  const float* gate_inputs;  // [B, T, 4 H]
+  int64_t gate_inputs_row, gate_inputs_step;
+  const float *recurrent_weight, *interaction_weight, *interaction_bias;            // [4 H, H + m], [U, H], [U]
+  const float *strength_weight, *strength_bias, *target_weight, *target_bias;       // [m], [1], [L m, m], [L m]
+  const float *hidden, *cell, *read, *memory, *initial_memory;  // [B, H], [B, H], [B, m], [B, L, m, m], [L, m, m]
+  const bool *mask, *resets;                                    // [B, T], or null
+  float *outputs, *meta_losses;                                 // [T, B, H + m], [B, T]
+  float *last_hidden, *last_cell, *last_read, *last_memory;     // [B, H], [B, H], [B, m], [B, L, m, m]
+  float *gates, *cells, *interactions, *strengths;              // [K, B, ...]: 4 P, P, U, nothing
+  float *activations, *errors;                                  // [K, B, L + 1, 3 N, M], [K, B, L, N, M]
+  float* memories;                                              // [(T - 1) / interval, B, L, m, m] where kept
+  const float* d_outputs;                                       // [B, T, H + m], or null
+  int64_t d_outputs_row, d_outputs_step;
+  const float* d_meta_losses;                                   // [B, T], or null
+  float *d_gates, *d_interactions, *d_strengths, *d_targets;    // [T, B, ...]: 4 H, U, nothing, [N, L m]
+  float *d_hidden, *d_cell, *d_read, *d_memory;                 // as the states: at first those of the last
+  float* d_initial_memories;                                    // [B, L, m, m], at first zeros, or null
 };
 }

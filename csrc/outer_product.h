@@ -1,68 +1,15 @@
-// What the recurrences with fast weights as a decaying sum of outer products share (FW-LSTM, FW-RNN): rows padded to
-// whole vectors, layer normalisation, and reads of fast weights that are not formed at each step
+// What the recurrences with fast weights as a decaying sum of outer products share (FW-LSTM, FW-RNN): layer
+// normalisation, and reads of fast weights that are not formed at each step
 // (src/fastweights/ops/outer_product/README.md has the derivation).
 #pragma once
 
-#include "packed.h"
+#include "rows.h"
 
 namespace FW_ISA {
 
 namespace {
 
-constexpr int ROWS_AT_ONCE = 24;  // at most
 constexpr float EPSILON = LAYER_NORM_EPSILON;
-
-constexpr int padded(int size) { return (size + WIDEST_VECTOR - 1) / WIDEST_VECTOR * WIDEST_VECTOR; }
-
-// x in its first `count` lanes, 0 in the others.
-FW_INLINE vec<WIDTH> first_lanes(vec<WIDTH> x, int count) {
-  typename vector_of<WIDTH>::integer lane;
-  for (int i = 0; i < WIDTH; ++i) lane[i] = i;
-  return lane < count ? x : vec<WIDTH>{};
-}
-
-inline void zero(float* x, int count) { std::memset(x, 0, sizeof(float) * count); }
-
-// `parts` pieces of H floats, each padded with zeros to P, and back.
-inline void pad(float* to, const float* from, int H, int P, int parts = 1) {
-  for (int part = 0; part < parts; ++part) {
-    std::memcpy(to + part * P, from + part * H, sizeof(float) * H);
-    zero(to + part * P + H, P - H);
-  }
-}
-inline void unpad(float* to, const float* from, int H, int P, int parts = 1) {
-  for (int part = 0; part < parts; ++part) std::memcpy(to + part * H, from + part * P, sizeof(float) * H);
-}
-
-// A weight [columns][depth], packed; out [rows][columns] (+)= x [rows][depth] times it, the columns padded to whole vectors.
-struct Weight {
-  static constexpr int PANEL = Packed<Float32>::PANEL;
-  const int columns;
-  const Packed<Float32> packed;
-
-  template <typename F>  // at(column, k)
-  Weight(int columns, int depth, int64_t threads, F&& at)
-      : columns(columns),
-        packed((columns + PANEL - 1) / PANEL, depth, int(threads), [&](int panel, int column, int k) {
-          const int place = panel * PANEL + column;
-          return place < columns ? at(place, k) : 0.f;
-        }) {}
-
-  template <bool ADD>
-  void multiply(int rows, const float* x, float* out) const {
-    float sums[ROWS_AT_ONCE * PANEL];
-    const Operands<Float32> operands(x, rows, packed.depth, nullptr);
-    for (int first = 0; first < columns; first += PANEL) {
-      packed.multiply(first / PANEL, operands, sums);
-      for (int r = 0; r < rows; ++r)
-        for (int i = 0; i < smaller(PANEL, columns - first); i += WIDTH) {
-          float* to = out + std::size_t(r) * columns + first + i;
-          const vec<WIDTH> found = load<WIDTH>(sums + r * PANEL + i);
-          store<WIDTH>(to, ADD ? load<WIDTH>(to) + found : found);
-        }
-    }
-  }
-};
 
 // ---- layer normalisation of `parts` pieces of H floats, padded to P, as one
 
@@ -111,13 +58,9 @@ inline void normalize_backward(const float* d_y, const float* x, Moments m, cons
 // ---- fast weights
 
 // What counts how much in one row: the steps that pass, the resets, the powers of the decay.
-struct Row {
-  const bool *mask, *resets;  // [T], or null
-  const float* powers;         // decay^n
+struct Row : Masks {
+  const float* powers;  // decay^n
   float rate;
-
-  bool passes(int t) const { return !mask || mask[t]; }
-  bool reset(int t) const { return resets && resets[t]; }
 
   // How much the writes of steps begin..t count in what is read at t; returns how much what was there before does.
   float writes(int begin, int t, float* counts) const {
@@ -150,16 +93,6 @@ inline float* powers_of(double decay, int64_t count) {
   double power = 1;
   for (int64_t i = 0; i <= count; ++i, power *= decay) powers[i] = float(power);
   return powers;
-}
-
-template <int N>
-FW_INLINE void dots(const float* keys, int64_t step, const float* query, int P, float* found) {
-  vec<WIDTH> sums[N] = {};
-  for (int u = 0; u < P; u += WIDTH) {
-    vec<WIDTH> q = load<WIDTH>(query + u);
-    for (int i = 0; i < N; ++i) sums[i] += load<WIDTH>(keys + i * step + u) * q;
-  }
-  for (int i = 0; i < N; ++i) found[i] = sum<WIDTH>(sums[i]);
 }
 
 template <int N>
@@ -324,17 +257,6 @@ inline void memory_gradient(const Row& row, int begin, int end, int S, const flo
   add_outer_products(counted, queries, (end - begin) * S, later, start, H, P, space, d_memory);
 }
 
-template <typename F>
-void for_blocks_of_rows(int64_t B, int64_t wanted_threads, int at_once, F&& run) {
-  const int threads = larger(1, smaller(int(wanted_threads), int(B)));
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int i = 0; i < threads; ++i) {
-    const int64_t begin = B * i / threads, end = B * (i + 1) / threads;
-    for (int64_t first = begin; first < end; first += at_once)
-      run(first, end - first < at_once ? int(end - first) : at_once);
-  }
-}
-
 // A recurrence with such fast weights: its sizes, and where a row's masks, writes and memories are.
 template <class Arguments>
 struct Recurrence {
@@ -364,7 +286,7 @@ struct Recurrence {
     return !reads_formed || fit >= ROWS_AT_ONCE ? ROWS_AT_ONCE : larger(1, int(fit));
   }
   Row row(int64_t b) const {
-    return {a.mask ? a.mask + b * T : nullptr, a.resets ? a.resets + b * T : nullptr, powers, float(a.rate)};
+    return {masks_of(a, b), powers, float(a.rate)};
   }
   // where a step's values are: [T or 1, B, ...], for a block of rows in one piece
   std::size_t at(int64_t b, int t) const { return (a.keep ? t * a.B : 0) + b; }
@@ -375,16 +297,6 @@ struct Recurrence {
     const std::size_t size = std::size_t(H) * H;
     if (!begin) return starts_zero[b] ? nullptr : a.memory + b * size;
     return a.keep ? a.starts + (b * ((T - 1) / C) + begin / C - 1) * size : a.last_memory + b * size;
-  }
-};
-
-// Cuts one workspace into pieces.
-struct Pieces {
-  float* next;
-  float* take(std::size_t floats) {
-    float* piece = next;
-    next += (floats + WIDEST_VECTOR - 1) / WIDEST_VECTOR * WIDEST_VECTOR;
-    return piece;
   }
 };
 

@@ -77,10 +77,9 @@ FW_INLINE float sum(vec<N> x) {
   } else if constexpr (N == 2) {
     return x[0] + x[1];
   } else {
-    vec<N / 2> low, high;
-    std::memcpy(&low, &x, sizeof(low));
-    std::memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof(low), sizeof(high));
-    return sum<N / 2>(low + high);
+    float values[N];  // x itself, its address taken, would not stay in a register while it is summed up
+    store<N>(values, x);
+    return sum<N / 2>(load<N / 2>(values) + load<N / 2>(values + N / 2));
   }
 }
 

@@ -59,7 +59,7 @@ def test_a_backend_is_imported_at_its_first_use_only():
     assert Backend("math:sqrt").load()(9.0) == 3.0
 
 
-@pytest.mark.parametrize("op", [fwm, lstm, fw_lstm, fw_rnn])
+@pytest.mark.parametrize("op", [fwm, lstm, fw_lstm, fw_rnn, mnm])
 def test_compiled_kernels_are_for_the_cpu_alone(op):
     explanation = {entry["name"]: entry for entry in explain("op", op.BACKENDS, device="cuda")}
     assert not explanation["cpu"]["available"]

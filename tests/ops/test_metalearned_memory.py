@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastweights.ops.mnm import BACKENDS, metalearned_memory
+from fastweights.ops.mnm import metalearned_memory
 from tolerances import assert_near
 
 NAMES = [
@@ -15,7 +15,7 @@ NAMES = [
 ]  # fmt: skip
 RESULTS = ("outputs", "meta losses", "final hidden", "final cell", "final read", "final memory")
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_backend = pytest.mark.parametrize("backend", ["reference", "plain"])  # those for any dtype
 
 
 def some_inputs(B: int, T: int, H: int, m: int, N: int, L: int, dtype=torch.float64) -> list[Tensor]:

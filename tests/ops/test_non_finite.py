@@ -44,7 +44,7 @@ OPS["fwm, by concatenation"] = (
 )
 OPS["fw-lstm, in chunks"] = (partial(RECURRENCES["fw-lstm"][0], chunk=5), *OPS["fw-lstm"][1:])
 OPS["fw-rnn, in chunks"] = (partial(RECURRENCES["fw-rnn"][0], chunk=5), *OPS["fw-rnn"][1:])
-WITHOUT_KERNEL = {"fwm, by concatenation": "the kernel pairs keys by product", "mnm": "it has no kernel"}
+WITHOUT_KERNEL = {"fwm, by concatenation": "the kernel pairs keys by product"}
 
 every_backend = pytest.mark.parametrize("backend", ["plain", *SETS])
 

@@ -150,9 +150,24 @@ class FWRNNArguments(_Arguments):
     ]
 
 
+class MNMArguments(_Arguments):
+    """`MNMArguments` of csrc/kernels.h."""
+
+    _fields_ = [
+        *_fields("B T H m heads layers threads keep interval", "gate_inputs"),
+        *_fields("gate_inputs_row gate_inputs_step", "recurrent_weight interaction_weight interaction_bias"),
+        *_fields("", "strength_weight strength_bias target_weight target_bias"),
+        *_fields("", "hidden cell read memory initial_memory mask resets"),
+        *_fields("", "outputs meta_losses last_hidden last_cell last_read last_memory"),
+        *_fields("", "gates cells interactions strengths activations errors memories d_outputs"),
+        *_fields("d_outputs_row d_outputs_step", "d_meta_losses d_gates d_interactions d_strengths d_targets"),
+        *_fields("", "d_hidden d_cell d_read d_memory d_initial_memories"),
+    ]
+
+
 # What csrc/kernels.h must have the same of (`fastweights_interface` in csrc/dispatch.cpp): a library of another version
 # would take one field for another.
-VERSION = 3
+VERSION = 4
 STRUCTURES = (
     LSTMArguments,
     GatherArguments,
@@ -162,6 +177,7 @@ STRUCTURES = (
     LimitArguments,
     FWLSTMArguments,
     FWRNNArguments,
+    MNMArguments,
 )
 INTERFACE = [VERSION, WIDEST_VECTOR, MOST_HOPS, round(EPSILON * 1e9), *(ctypes.sizeof(x) for x in STRUCTURES)]
 

@@ -13,7 +13,7 @@ and reads from it, with N heads:
     meta loss = mean over heads and m of (f(k_w; W) − v_w)²
 
 `reference.py` is the definition, `plain.py` runs it with one pass through the memory a step and its gradient written
-out. A backend is one entry of `BACKENDS`.
+out, `cpu.py` the same compiled. A backend is one entry of `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from fastweights.ops.backends import Backend, run
 from fastweights.ops.checks import check_masks, check_shapes
+from fastweights.ops.cpu import unsupported_reason
+from fastweights.ops.mnm.cpu import compiled
 from fastweights.ops.mnm.plain import plain
 from fastweights.ops.mnm.reference import num_heads, reference
 
-BACKENDS = {"reference": Backend(reference), "plain": Backend(plain)}
+BACKENDS = {"reference": Backend(reference), "plain": Backend(plain), "cpu": Backend(compiled, unsupported_reason)}
 
 
 def metalearned_memory(

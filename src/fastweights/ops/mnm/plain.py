@@ -27,14 +27,14 @@ from fastweights.ops.tanh import tanh_
 KEPT = 8  # steps
 
 
-def _sizes(x: Named) -> tuple[int, ...]:
+def sizes(x: Named) -> tuple[int, ...]:
     """B, T, H, L, m and N."""
     (B, T), (L, m) = x.gate_inputs.shape[:2], x.memory.shape[1:3]
     return B, T, x.hidden.shape[1], L, m, num_heads(x.interaction_weight, m)
 
 
 def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
-    (B, T, H, L, m, N), new = _sizes(x), x.hidden.new_empty
+    (B, T, H, L, m, N), new = sizes(x), x.hidden.new_empty
     return {
         "outputs": time_first(x.hidden, B, T, H + m),
         "meta_losses": new(B, T),
@@ -54,7 +54,7 @@ def _empty(x: Named, keep: bool) -> dict[str, Tensor]:
 
 
 def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
-    (B, _, H, L, m, N), found = _sizes(x), _empty(x, keep)
+    (B, _, H, L, m, N), found = sizes(x), _empty(x, keep)
     mask, gate_inputs = unless_full(x.mask), x.gate_inputs
     if mask is not None:  # whatever stands at padding, its step is finite
         gate_inputs = gate_inputs.masked_fill(~mask.unsqueeze(-1), 0)
@@ -128,7 +128,7 @@ def _differences(activations: Tensor, interactions: Tensor) -> Tensor:
 
 
 def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
-    B, T, H, L, m, N = _sizes(x)
+    B, T, H, L, m, N = sizes(x)
     mask = unless_full(x.mask)
     u, z, strengths, outputs = kept.interactions, kept.activations, kept.strengths, kept.outputs.transpose(0, 1)
     before = states_before(torch.cat([x.hidden, x.read], 1), outputs, None, time=0)
@@ -189,6 +189,7 @@ def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tenso
         "cell": d_c.clone(),
         "read": d_read.clone(),
         "memory": _transposed(d_W),
+        "initial_memory": torch.zeros_like(x.initial_memory),  # it begins other sequences
     }
 
 

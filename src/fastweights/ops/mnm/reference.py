@@ -79,6 +79,6 @@ def reference(
 DEFINITION = Definition(
     reference,
     inputs="gate_inputs recurrent_weight interaction_weight interaction_bias strength_weight strength_bias "
-    "target_weight target_bias hidden cell read memory",
+    "target_weight target_bias hidden cell read memory initial_memory",
     results="outputs meta_losses last_hidden last_cell last_read last_memory",
 )
