@@ -37,7 +37,7 @@ TASKS = Registry(
         "mqar": MQAR,
         "graph-rl": GraphRL,
         "gymnasium": GymnasiumTask,
-    },  # fmt: skip
+    },
 )
 
 
