@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastweights import bench, cli
-from fastweights.bench import agents, episodes, growth, limits, measurements, profile, workers
+from fastweights import bench, cli, recipes
+from fastweights.bench import agents, cores, episodes, growth, limits, measurements, profile, workers
 from fastweights.bench.measurements import MODES, Work
 from fastweights.errors import UserError
-from fastweights.ops import cpu
+from fastweights.ops import cpu, products
 
 COMPARED = {"reference_s", "plain_s", "auto_s", "ratio", "plain_ratio"}
 
@@ -103,9 +103,72 @@ def test_the_parts_of_a_profile_add_up(capsys):
     assert "everything else" in console.file.getvalue() and "of the limit" in console.file.getvalue()
 
 
-def test_two_measurements_at_once_are_refused(capsys):
-    assert cli.main(["bench", "--profile", "--agent"]) == 2
+@pytest.mark.parametrize("others", [("--profile", "--agent"), ("--core=fwm", "--agent"), ("--core=fwm", "--profile")])
+def test_two_measurements_at_once_are_refused(others, capsys):
+    assert cli.main(["bench", *others]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_a_core_beside_its_reference_and_its_roofline(capsys):
+    assert cli.main(["bench", "--core=fwm", "--batch-size=2", "--length=4", "--repeats=1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["recipe"], result["weights"], result["state"]) == ("catbabi-qa/fwm", 683_745, 33_280)
+    assert result["ratio"] == pytest.approx(result["seconds"]["reference"] / result["seconds"]["auto"])
+    assert result["sequences"] == {"reference": 2, "auto": 2}
+    assert result["times_roofline"] == pytest.approx(result["seconds"]["auto"] / result["roofline_s"])
+    console = Console(file=io.StringIO(), width=200)
+    console.print(cores.table(result))
+    assert "× roofline" in console.file.getvalue() and "683,745 weights" in console.file.getvalue()
+
+
+def test_a_reference_that_keeps_much_is_measured_on_fewer_sequences(monkeypatch):
+    """And its time counts for each of them."""
+    monkeypatch.setattr(cores, "REFERENCE_KEEPS", 1)
+    monkeypatch.setattr(cores, "medians", lambda team, name, work, repeats: dict.fromkeys(team, work.batch_size + 1.0))
+    monkeypatch.setattr(
+        cores.limits, "run", lambda *_: {"gflop_per_s": {"mkl": 1.0}, "limit": "mkl", "memory_gb_per_s": 1}
+    )
+    result = cores.run("transformer-xl-small", 4, 5, 1, Console(file=io.StringIO()))
+    assert result["sequences"] == {"reference": 1, "auto": 4} and result["ratio"] == pytest.approx(2 / 1.25)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(cores.table(result))
+    assert "1 sequences" in console.file.getvalue()
+
+
+def test_large_products_are_counted_in_either_library(monkeypatch):
+    """oneDNN's and torch's own, with the memory of Transformer-XL in each of them."""
+    overrides = ["--model.core.num_layers=1", "--model.core.memory_length=40", "--model.core.backend=reference"]
+    model = recipes.assemble(recipes.load("catbabi-qa/transformer-xl-small", overrides)).model
+    counted = []
+    for least in (1, 1 << 60):
+        monkeypatch.setattr(products, "LEAST_MULTIPLICATIONS", least)
+        monkeypatch.setattr(products, "prefers_onednn", products.has_onednn)
+        counted.append(cores._flops(model, Work("qa", 2, 20)))
+    d, inner, T, S, answers = 128, 432, 20, 60, 1
+    attention = 3 * T * S * d
+    projections = T * 256 * d + T * d * 3 * d + answers * (d * d + 2 * d * inner + d * 180)
+    of_memory, of_distances = (
+        (S - T) * d * 2 * d,
+        S * d * d,
+    )  # the latter once for both rows; no gradient of either input
+    multiplications = 2 * 3 * (attention + projections) + 2 * 2 * of_memory + 2 * of_distances
+    assert counted == [2 * multiplications] * 2
+
+
+def test_a_core_without_a_recipe_is_one_sentence(capsys):
+    assert cli.main(["bench", "--core=fmw"]) == 2
+    assert 'There is no recipe "catbabi-qa/fmw"; did you mean "catbabi-qa/fwm"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_the_counted_flops_are_those_of_the_products(batch_size, tmp_path):
+    """Of an LSTM: its input and its recurrent products forwards and twice backwards, the softmax at one position."""
+    recipe = tmp_path / "lstm.yaml"
+    recipe.write_text("model: {embedding_size: 6, core: {type: lstm, hidden_size: 8}}")
+    steps = batch_size * 12  # fewer than words: each token is projected for itself
+    multiplications = steps * (6 * 32 + 8 * 32) + batch_size * 8 * 180
+    model = recipes.assemble(recipes.load(str(recipe), ["--model.core.backend=reference"])).model
+    assert cores._flops(model, Work("qa", batch_size, 12)) == 2 * 3 * multiplications - 2 * batch_size * 8 * 32
 
 
 def test_the_flops_are_those_of_the_papers_step():
@@ -184,8 +247,8 @@ def test_growth_is_measured_and_drawn(tmp_path):
         (["--growth=growth"], "must end in .png, .svg or .pdf"),
         (["--growth=nowhere/growth.png"], "cannot write nowhere/growth.png"),
         (["--growth=growth.png", "--repeats=0"], "--repeats is 0"),
-        (["--growth=growth.png", "--agent"], "leave --agent, --profile, --batch-size and --length out"),
-        (["--growth=growth.png", "--length=3"], "leave --agent, --profile, --batch-size and --length out"),
+        (["--growth=growth.png", "--agent"], "leave --core, --agent, --profile, --batch-size and --length out"),
+        (["--growth=growth.png", "--length=3"], "leave --core, --agent, --profile, --batch-size and --length out"),
         (["--batch-size=1000000000"], "give at most 100,000"),
         (["--agent", "--length=1000000000"], "give at most 100,000"),
         (["--repeats=1000000000"], "--repeats is 1000000000; the median needs at most 1,000"),

@@ -8,7 +8,16 @@ import pytest
 from rich.console import Console
 
 from fastweights import cli, doctor, machine
-from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm
+from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm, relative_attention
+
+OPS = {
+    "fwm": fwm,
+    "lstm": lstm,
+    "fw_lstm": fw_lstm,
+    "fw_rnn": fw_rnn,
+    "mnm": mnm,
+    "relative_attention": relative_attention,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +32,7 @@ def written(report):
 
 
 def test_every_backend_is_reported_and_one_is_chosen(found):
-    for op, module in {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn, "mnm": mnm}.items():
+    for op, module in OPS.items():
         assert {choice["name"] for choice in found["backends"][op]} == set(module.BACKENDS)
         assert [choice["chosen"] for choice in found["backends"][op]].count(True) == 1
         assert all(choice["reason"] for choice in found["backends"][op])
@@ -95,6 +104,6 @@ def test_cores_heed_a_containers_share(monkeypatch, quota, expected):
 
 def test_command_line(capsys):
     assert cli.main(["doctor", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["backends"]) == {"fwm", "lstm", "fw_lstm", "fw_rnn", "mnm"}
+    assert set(json.loads(capsys.readouterr().out)["backends"]) == set(OPS)
     assert cli.main(["doctor"]) == 0
     assert "plain" in capsys.readouterr().out

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         LayerNormLSTM,
         LSTMStack,
         MetalearnedMemory,
+        TransformerXL,
     )
     from fastweights.errors import UserError
     from fastweights.models import TokenModel
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fastweights.ops.fwm import fast_weight_memory
     from fastweights.ops.lstm import lstm
     from fastweights.ops.mnm import metalearned_memory
+    from fastweights.ops.relative_attention import relative_attention
     from fastweights.training.trained import load_model
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "LayerNormLSTM": "fastweights.cores",
     "MetalearnedMemory": "fastweights.cores",
     "TokenModel": "fastweights.models",
+    "TransformerXL": "fastweights.cores",
     "UserError": "fastweights.errors",
     "fast_weight_lstm": "fastweights.ops.fw_lstm",
     "fast_weight_memory": "fastweights.ops.fwm",
@@ -44,12 +47,13 @@ _HOMES = {
     "load_model": "fastweights.training.trained",
     "lstm": "fastweights.ops.lstm",
     "metalearned_memory": "fastweights.ops.mnm",
+    "relative_attention": "fastweights.ops.relative_attention",
 }
 
 __all__ = [
     "LSTM", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack", "LayerNormLSTM",
-    "MetalearnedMemory", "TokenModel", "UserError", "fast_weight_lstm", "fast_weight_memory", "fast_weight_rnn",
-    "load_model", "lstm", "metalearned_memory",
+    "MetalearnedMemory", "TokenModel", "TransformerXL", "UserError", "fast_weight_lstm", "fast_weight_memory",
+    "fast_weight_rnn", "load_model", "lstm", "metalearned_memory", "relative_attention",
 ]  # fmt: skip
 
 

@@ -140,10 +140,17 @@ def _kernels() -> dict[str, Any]:
 def _backends() -> dict[str, list[dict[str, Any]]]:
     if _is_old(torch.__version__):
         return {}  # the ops cannot even be imported
-    from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm
+    from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm, relative_attention
     from fastweights.ops.backends import explain
 
-    ops = {"fwm": fwm, "lstm": lstm, "fw_lstm": fw_lstm, "fw_rnn": fw_rnn, "mnm": mnm}
+    ops = {
+        "fwm": fwm,
+        "lstm": lstm,
+        "fw_lstm": fw_lstm,
+        "fw_rnn": fw_rnn,
+        "mnm": mnm,
+        "relative_attention": relative_attention,
+    }
     return {name: explain(name, op.BACKENDS) for name, op in ops.items()}
 
 

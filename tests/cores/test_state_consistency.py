@@ -17,6 +17,7 @@ from fastweights.cores import (
     Losses,
     LSTMStack,
     MetalearnedMemory,
+    TransformerXL,
     map_state,
     state_size,
 )
@@ -56,6 +57,8 @@ CASES = {
     "MNM": lambda: MetalearnedMemory(INPUT_SIZE, 6, 4),
     "MNM, two layers, one head": lambda: MetalearnedMemory(INPUT_SIZE, 6, 4, num_layers=2, num_heads=1),
     "FWM over MNM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=MetalearnedMemory(INPUT_SIZE, 6, 4)),
+    "Transformer-XL": lambda: TransformerXL(INPUT_SIZE, 6, 2, num_heads=3, memory_length=8),
+    "Transformer-XL, long memory": lambda: TransformerXL(INPUT_SIZE, 4, 2, num_heads=2, head_size=5, memory_length=80),
     "FWM over FW-LSTM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=FastWeightLSTM(INPUT_SIZE, 6)),
 }
 GRU = import_object(f"{Path(__file__).parents[2] / 'examples' / 'own_core.py'}:GRU")
@@ -68,7 +71,7 @@ OWN_CASES = {  # cores that no recipe has, with what the contract allows beside
     "segmented, with gradient": lambda: SegmentAttention(INPUT_SIZE, stops_gradient=False),
     "FWM over segmented": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=SegmentAttention(INPUT_SIZE)),
 }
-STOP_GRADIENTS = ("segmented",)  # at the border of a segment
+STOP_GRADIENTS = ("segmented", "Transformer-XL", "Transformer-XL, long memory")  # at the border of a segment
 B, T = 4, 53
 
 

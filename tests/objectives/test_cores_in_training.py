@@ -166,6 +166,31 @@ def test_a_segmented_core_learns_sequences_and_stories(trainings):
         assert_resumes(trainings, *with_core(recipe, WINDOW))
 
 
+TRANSFORMER = {"type": "transformer-xl", "hidden_size": 8, "num_layers": 2, "num_heads": 2, "dropout": 0.1}
+
+
+@pytest.mark.parametrize("core", [TRANSFORMER, over(TRANSFORMER)], ids=["alone", "under FWM"])
+@pytest.mark.parametrize("recipe", WITHOUT_CORE)
+def test_a_transformer_xl_trains_and_resumes_on_any_task(trainings, recipe, core):
+    assert_resumes(trainings, *with_core(recipe, core))
+
+
+@pytest.mark.parametrize(("memory_length", "accepted"), [(5, True), (4, False)])
+def test_a_transformer_xl_acts_step_by_step_as_in_one_call_where_its_memory_is_long_enough(memory_length, accepted):
+    core = TRANSFORMER | {"dropout": 0.0, "memory_length": memory_length}
+    source, *overrides = with_core("graph-rl/fwm", core)
+    recipe = recipes.load(source, overrides)
+    if not accepted:
+        with pytest.raises(UserError, match=r"TransformerXL does not give the same.* or a longer memory"):
+            recipes.assemble(recipe)
+        return
+    parts = recipes.assemble(recipe)
+    episode = a2c.rollout(parts.model, parts.task.environments("train", 4), 6, seed=1)
+    logits, _, _ = parts.model(episode.observations)
+    noise = a2c.policy_noise(1, 6, 4, 2).transpose(0, 1)
+    assert torch.equal((logits + noise).argmax(-1), episode.actions)
+
+
 # Masks
 
 

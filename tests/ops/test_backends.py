@@ -1,6 +1,6 @@
 import pytest
 
-from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm
+from fastweights.ops import fw_lstm, fw_rnn, fwm, lstm, mnm, relative_attention
 from fastweights.ops.backends import PREFERENCE, Backend, choose, explain
 
 
@@ -26,12 +26,12 @@ def test_an_explicit_choice_that_cannot_run_is_an_error():
         choose("op", {"plain": Backend(print, lambda device, *arguments: "it is broken")}, "plain")
 
 
-@pytest.mark.parametrize("op", [fwm, lstm, fw_lstm, fw_rnn, mnm])
+@pytest.mark.parametrize("op", [fwm, lstm, fw_lstm, fw_rnn, mnm, relative_attention])
 def test_every_backend_has_a_rank(op):
     assert set(op.BACKENDS) <= set(PREFERENCE)
 
 
-@pytest.mark.parametrize("op", [fwm, lstm, fw_lstm, fw_rnn, mnm])
+@pytest.mark.parametrize("op", [fwm, lstm, fw_lstm, fw_rnn, mnm, relative_attention])
 def test_the_explanation_names_each_backend_and_the_chosen_one(op):
     explanation = explain("op", op.BACKENDS)
     assert {entry["name"] for entry in explanation} == set(op.BACKENDS)

@@ -30,6 +30,8 @@ def a_machine(monkeypatch):
         ("catbabi-qa/lstm", "--model.core.hidden_size=100000", "the model's sizes"),
         ("catbabi-qa/fwm", "--model.core.memory_size=100000", "the model's sizes"),
         ("catbabi-qa/mnm", "--model.core.memory_size=1000", "the task's sequences"),  # of memories kept on the way
+        ("catbabi-qa/transformer-xl", "--model.core.memory_length=20000", "training.batch_size"),
+        ("catbabi-qa/transformer-xl-small", "--task.segment_length=5000", "the task's sequences"),
         ("graph-rl/fwm", "--task.steps=1000000000", "the task's sequences"),
         ("graph-rl/fwm", "--task.patience=1000000 --task.steps=1000000 " + ONE_ROW, "the sizes of the task's data"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastweights import recipes
-from fastweights.cores import LSTM, Core, map_state
+from fastweights.cores import LSTM, Core, Losses, map_state
 from fastweights.cores.contract import ProjectedTokens
 from fastweights.cores.lstm import LSTMState
 from fastweights.models import Model
@@ -28,7 +28,6 @@ SINGLE_CALLS = 300
 MATRIX = 2048
 REGISTER_FLOPS = 2e9  # of a thread
 MEMORY = 1 << 28  # bytes, more than any cache
-RECIPES = {name: recipes.load(name) for name in ("catbabi-qa/fwm", "graph-rl/fwm", "art/fw-lstm", "art/fw-rnn")}
 
 
 class Work(NamedTuple):
@@ -38,6 +37,7 @@ class Work(NamedTuple):
     batch_size: int = 32
     length: int = 200
     memory_size: int = 32
+    recipe: str = "catbabi-qa/fwm"
 
 
 class TorchLSTM(Core):
@@ -63,7 +63,7 @@ class TorchLSTM(Core):
 
 def assemble(name: str, backend: str, **task: Any) -> Assembly:
     """The parts of a recipe with a backend and options of the task; the reference's slow core is torch's LSTM."""
-    recipe = RECIPES[name]
+    recipe = recipes.load(name)
     core = {**recipe.model["core"], "backend": backend}
     if core["type"] == "fwm":
         slow = core.get("slow", {"type": "lstm", "hidden_size": core.get("hidden_size")})
@@ -98,8 +98,8 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def step(work: Work, backend: str) -> Callable[[], object]:
-    """A training step: forward, backward, Adam; the state is carried from step to step, from zeros on."""
-    model = catbabi_model(backend)
+    """A training step: forward, backward, Adam; the state is carried from step to step, from the initial one on."""
+    model = assemble(work.recipe, backend).model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     tokens, targets = torch.randint(VOCABULARY, (2, work.batch_size, work.length))
     mask = question_mask(work)
@@ -108,8 +108,9 @@ def step(work: Work, backend: str) -> Callable[[], object]:
 
     def run() -> None:
         nonlocal state
-        logits, new_state = model(tokens, state, output_mask=mask)
-        update(optimizer, cross_entropy(logits.reshape(-1, VOCABULARY), targets))
+        added = Losses()
+        logits, new_state = model(tokens, state, output_mask=mask, losses=added)
+        update(optimizer, cross_entropy(logits.flatten(0, -2), targets) + added.total())
         state = map_state(Tensor.detach, new_state)
 
     return run

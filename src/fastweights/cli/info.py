@@ -37,8 +37,10 @@ def bench(args: Namespace) -> None:
         from fastweights.analysis import figures
         from fastweights.bench import growth
 
-        if args.agent or args.profile or args.batch_size is not None or args.length is not None:
-            raise UserError("--growth has sizes of its own; leave --agent, --profile, --batch-size and --length out.")
+        if args.core or args.agent or args.profile or args.batch_size is not None or args.length is not None:
+            raise UserError(
+                "--growth has sizes of its own; leave --core, --agent, --profile, --batch-size and --length out."
+            )
         figures.check(args.growth)
         found = growth.run(args.repeats, make_console(args.json))
         growth.draw(found, args.growth)
@@ -46,18 +48,22 @@ def bench(args: Namespace) -> None:
             print_json(found)
         return
     from fastweights import bench
-    from fastweights.bench import agents, profile
+    from fastweights.bench import agents, cores, profile
 
-    if args.agent and args.profile:
-        raise UserError("--agent and --profile are two measurements; give one of them.")
-    module, batch_size, length = (agents, 600, 30) if args.agent else (profile if args.profile else bench, 32, 200)
-    batch_size = batch_size if args.batch_size is None else args.batch_size
-    length = length if args.length is None else args.length
-    result = module.run(batch_size, length, args.repeats, make_console(args.json))
+    if bool(args.core) + args.agent + args.profile > 1:
+        raise UserError("--core, --agent and --profile are different measurements; give one of them.")
+    console = make_console(args.json)
+    if args.core:
+        table, result = cores.table, cores.run(args.core, args.batch_size, args.length, args.repeats, console)
+    else:
+        module, batch_size, length = (agents, 600, 30) if args.agent else (profile if args.profile else bench, 32, 200)
+        batch_size = batch_size if args.batch_size is None else args.batch_size
+        length = length if args.length is None else args.length
+        table, result = module.table, module.run(batch_size, length, args.repeats, console)
     if args.json:
         print_json(result)
     else:
-        make_console(False).print(module.table(result))
+        make_console(False).print(table(result))
 
 
 def doctor(args: Namespace) -> None:

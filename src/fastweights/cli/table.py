@@ -356,8 +356,18 @@ Example:
             argument(
                 "--repeats", type=int, default=5, metavar="N", help="timed runs, of which the median (default: 5)"
             ),
-            argument("--batch-size", type=int, metavar="N", help="sequences or agents (default: 32; with --agent 600)"),
+            argument(
+                "--batch-size",
+                type=int,
+                metavar="N",
+                help="sequences or agents (default: 32; with --agent 600; with --core the recipe's)",
+            ),
             argument("--length", type=int, metavar="N", help="steps of each (default: 200; with --agent 30)"),
+            argument(
+                "--core",
+                metavar="NAME",
+                help="instead, time a training step of the recipe catbabi-qa/NAME, beside its reference and roofline",
+            ),
             argument("--agent", action="store_true", help="instead, time a training episode of the agent on graphs"),
             argument("--profile", action="store_true", help="instead, show the step's time by part"),
             argument(

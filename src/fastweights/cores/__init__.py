@@ -11,11 +11,12 @@ from fastweights.cores.fw_rnn import FastWeightRNN
 from fastweights.cores.fwm import FastWeightMemory
 from fastweights.cores.lstm import LSTM, LSTMStack
 from fastweights.cores.mnm import MetalearnedMemory
+from fastweights.cores.transformer_xl import TransformerXL
 from fastweights.specs import Registry
 
 __all__ = [
     "CORES", "LSTM", "Core", "CoreSpec", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack",
-    "LayerNormLSTM", "Losses", "MetalearnedMemory", "as_core", "build", "map_state", "state_size",
+    "LayerNormLSTM", "Losses", "MetalearnedMemory", "TransformerXL", "as_core", "build", "map_state", "state_size",
 ]  # fmt: skip
 
 CORES = Registry(
@@ -29,6 +30,7 @@ CORES = Registry(
         "fw-lstm": FastWeightLSTM,
         "fw-rnn": FastWeightRNN,
         "mnm": MetalearnedMemory,
+        "transformer-xl": TransformerXL,
     },
 )
 

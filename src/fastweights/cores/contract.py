@@ -90,16 +90,19 @@ class Core(nn.Module, ABC):
         """Whether a sequence of so many steps gives the same in one call and step by step, from the initial state."""
         return self.state_consistency == "exact"
 
-    def kept_states(self, steps: int) -> int:
-        """How many states of a row are kept for the gradient of so many steps."""
-        return 1
-
     def rollout_state(self, batch_size: int, steps: int) -> Any:
         """An initial state for at most `steps` calls of one step each, without gradients; they may overwrite it.
 
         A core gives another form of its state here where that is faster.
         """
         return self.initial_state(batch_size)
+
+    def kept_elements(self, steps: int) -> int:
+        """About how many elements of one row a call of so many steps keeps for its gradient, beside the state.
+
+        A matrix reads and gives, at each step, about as many elements as its larger side has.
+        """
+        return steps * sum(max(parameter.shape) for parameter in self.parameters() if parameter.ndim == 2)
 
     def input_projection(self, x: Tensor) -> Tensor | None:
         """The linear map with which this core begins, or None where it does not begin with one.

@@ -87,8 +87,9 @@ class MetalearnedMemory(Core):
         memory = self.initial_memory.repeat(batch_size, 1, 1, 1)
         return MNMState(zeros, zeros.clone(), zeros.new_zeros(batch_size, self.memory_size), memory)
 
-    def kept_states(self, steps: int) -> int:
-        return steps // KEPT + 4  # the first, the last, that of the step and its gradient
+    def kept_elements(self, steps: int) -> int:
+        """With the memory: the first, every few, the last, that of the step and its gradient."""
+        return super().kept_elements(steps) + (steps // KEPT + 3) * self.initial_memory.numel()
 
     def input_projection(self, x: Tensor) -> Tensor:
         """The gates' input `[…, 4·H]` from x `[…, input_size]` and the biases."""

@@ -46,13 +46,12 @@ def _needed(task: Task, model: Model, training: TrainingOptions | None) -> dict[
     if training is None:
         return {"the model's sizes": FLOAT32 * weights}
     moments = 2 if "adam" in str(training.optimizer).lower() else 0
-    # A core's matrix reads and gives, at each step of each row, about as many elements as its larger side has.
     sides = [max(parameter.shape) for parameter in model.core.parameters() if parameter.ndim == 2]
     steps = task.steps if isinstance(task, EnvironmentTask) else getattr(task, "segment_length", 1)
     element = 2 if training.precision == "bfloat16" else FLOAT32
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    states = model.core.kept_states(steps) * state
-    batch = training.batch_size // processes * (FLOAT32 * states + element * steps * sum(sides))
+    kept = FLOAT32 * state + element * model.core.kept_elements(steps)
+    batch = training.batch_size // processes * kept
     validation = training.eval_batch_size * (FLOAT32 * state + FLOAT32 * steps * max(sides, default=0))
     most = max((batch, "training.batch_size"), (validation, "training.eval_batch_size"))
     return {
