@@ -48,6 +48,7 @@ TINY = {
     "mqar": "--task.examples=5 --task.validation_examples=3 --task.vocabulary_size=65",
     "graph-rl": "--task.steps=3 --task.graphs=10",
     "gymnasium": "--task.steps=3",
+    "text": "--data=stories/qa1_train.txt --task.segment_length=12",
 }
 NAMES = tuple(name for name in recipes.names() if "/lstm" not in name or name.startswith(("art", "mart")))
 KEYS = recipes.known_keys()
@@ -58,13 +59,14 @@ SEARCH = f"{ART.replace('--training.steps=2 ', '')} --over=training.seed=0,1 --r
 
 SMALL = {
     "bench": "--repeats=1 --batch-size=1 --length=1", "data generate": "--questions=20",
-    "search": "--over=training.seed=0,1",
+    "search": "--over=training.seed=0,1", "data download": "--mirror=http://127.0.0.1:9",
 }  # fmt: skip
 SOUND = {  # values of a command's arguments that are no fault, by what its help calls them
     "RECIPE": NAMES, "NAME": NAMES, "RUN_OR_CHECKPOINT": ("run", "agent", "words", "run/last.safetensors"),
-    "RUN": ("agent",), "FOLDER": ("sweep",), "DIR": ("stories",), "REAL": ("stories",), "GENERATED": ("stories",),
+    "RUN": ("agent",), "FOLDER": ("sweep",), "DIR": ("stories", "stories/qa1_train.txt"), "REAL": ("stories",),
+    "GENERATED": ("stories",),
     "GRAPH": ("0", "3"), "FIGURE": ("out.png", "out.svg"), "DEVICE": ("cpu",), "LIST": ("1", "1-2"),
-    "URL": ("sqlite:///out/trials.db",),
+    "URL": ("sqlite:///out/trials.db",), "CORPUS": ("ptb", "wikitext-2", "babi"),
     "KEY": ("valid.loss", "train.loss"),
 }  # fmt: skip
 MADE = (

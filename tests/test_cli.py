@@ -103,8 +103,13 @@ def test_every_command_has_json():
         required = [
             name for argument in command.arguments if argument.options.get("required") for name in argument.names
         ]
-        words = ["x"] * sum("-" not in argument.names[0] and argument.options.get("nargs") != "?"
-                            and argument.options.get("type") is not int for argument in command.arguments)  # fmt: skip
+        words = [
+            argument.options.get("choices", ("x",))[0]
+            for argument in command.arguments
+            if "-" not in argument.names[0]
+            and argument.options.get("nargs") != "?"
+            and argument.options.get("type") is not int
+        ]
         given = [*command.name.split(), *words, *(f"{name}=x" for name in required), "--json"]
         namespace = parser.parse_args(given)
         assert namespace.json is True and namespace.run is command.run

@@ -11,7 +11,7 @@ import torch
 
 from fastweights import recipes
 from fastweights.training import checkpoint
-from fastweights.training.loop import Observer, Trainer
+from fastweights.training.loop import Observer, Trainer, run_config
 from fastweights.training.runs import RunFolder
 
 LOOP = (
@@ -66,19 +66,21 @@ class Trainings(ExitStack):
         self,
         source: str | Mapping[str, Any],
         *overrides: str,
+        data: str | None = None,
         observer: Observer | None = None,
         **options: Any,
     ) -> Trainer:
         """A trainer of a recipe, in a folder that holds no run yet."""
         recipe = recipes.load(source, overrides)
         path, self.count = self.folder / f"run{self.count}", self.count + 1
-        run = self.enter_context(RunFolder.create(path, {"recipe": recipe.to_dict(), "data": None}))
-        return Trainer(recipes.assemble(recipe), run, None, observer, **options)
+        assembly = recipes.assemble(recipe, data)
+        run = self.enter_context(RunFolder.create(path, run_config(assembly, data)))
+        return Trainer(assembly, run, data, observer, **options)
 
 
 def resumed(trainer: Trainer) -> Trainer:
     """Another trainer in the same run folder, resumed from its last checkpoint."""
-    again = Trainer(recipes.assemble(trainer.recipe), trainer.run)
+    again = Trainer(recipes.assemble(trainer.recipe, trainer.data), trainer.run, trainer.data)
     again.resume()
     return again
 
@@ -101,11 +103,13 @@ def assert_same_run(run: RunFolder, expected: RunFolder) -> None:
     assert not list(run.path.glob(".*.partial"))
 
 
-def assert_resumes(trainings: Trainings, recipe: str | Mapping[str, Any], *overrides: str, stop: int = 3) -> Trainer:
+def assert_resumes(
+    trainings: Trainings, recipe: str | Mapping[str, Any], *overrides: str, stop: int = 3, data: str | None = None
+) -> Trainer:
     """A run that stopped after some steps and was resumed equals one that did not stop; the latter is returned."""
-    whole = trainings.begin(recipe, *overrides)
+    whole = trainings.begin(recipe, *overrides, data=data)
     whole.train()
-    stopped = trainings.begin(recipe, *overrides)  # begun now, as both draw from torch's generator
+    stopped = trainings.begin(recipe, *overrides, data=data)  # begun now, as both draw from torch's generator
     for _ in range(stop):
         stopped.optimizer_step()
         stopped.step += 1

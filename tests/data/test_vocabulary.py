@@ -28,6 +28,14 @@ def test_characters():
     assert vocabulary.encode("c1 a2??c").tolist() == [2, 3, 0, 4, 6, 6, 2]
 
 
+def test_tokens_keep_their_case_and_unknown_ones_are_unk():
+    vocabulary = Vocabulary(("<eos>", "<unk>", "the", "The", "N", "n't"), "tokens")
+    tokens = vocabulary.encode("The\tn't the  N\r\nrose, <unk>\n")
+    assert tokens.tolist() == [3, 5, 2, 4, 0, 1, 1, 0] and tokens.dtype == "int64"
+    assert Vocabulary.from_dict(vocabulary.to_dict()) == vocabulary
+    assert len(vocabulary.encode("")) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -22,6 +22,7 @@ SMALL = {
     "mqar": {"examples": 5, "validation_examples": 5, "test_examples": 5, "vocabulary_size": 70},
     "graph-rl": {"graphs": 5},
     "gymnasium": {"steps": 5},
+    "text": {"segment_length": 4},
 }
 LOOP = {"batch_size": 2, "eval_batch_size": 2}
 
@@ -36,7 +37,14 @@ def a_machine(monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: 16_000_000_000)
 
 
-def attack(where, value, **parts):
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("a rose is a rose\n" * 20)
+    return str(path)
+
+
+def attack(where, value, data=None, **parts):
     """Put a value into a recipe, and build all of it that is there before the first step."""
     values = {"task": {"type": "retrieval", **SMALL["retrieval"]}, "model": {"core": "lstm"}, "training": LOOP, **parts}
     values = copy.deepcopy(values)
@@ -46,10 +54,10 @@ def attack(where, value, **parts):
         place = place.setdefault(folder, {})
     place[key] = value
     try:
-        assembly = recipes.assemble(recipes.load(values))
+        assembly = recipes.assemble(recipes.load(values), data)
         Optimization(assembly.model, assembly.recipe.training)
-        assembly.objective.check_data(assembly.task, None)
-        assembly.objective.source(assembly.task, None, assembly.recipe.training.batch_size, 0)
+        assembly.objective.check_data(assembly.task, data)
+        assembly.objective.source(assembly.task, data, assembly.recipe.training.batch_size, 0)
     except UserError as error:
         sentence = str(error)
         assert "\n" not in sentence and "<class" not in sentence, sentence
@@ -58,9 +66,9 @@ def attack(where, value, **parts):
 
 
 @pytest.mark.parametrize(("name", "key"), options(TASKS))
-def test_tasks(name, key):
+def test_tasks(name, key, text_file):
     for value in VALUES:
-        attack(f"task.{key}", value, task={"type": name, **SMALL[name]})
+        attack(f"task.{key}", value, text_file if name == "text" else None, task={"type": name, **SMALL[name]})
 
 
 @pytest.mark.parametrize(("name", "key"), options(CORES, skip=1))

@@ -45,6 +45,7 @@ QUICK_TASKS = {
     "mqar": ("--task.examples=5", "--task.validation_examples=3", "--task.vocabulary_size=65"),
     "graph-rl": ("--task.steps=3", "--task.graphs=10"),
     "gymnasium": ("--task.steps=3",),
+    "text": ("--task.segment_length=12",),
 }
 
 
@@ -54,10 +55,20 @@ def quick(name):
     return [*QUICK, *QUICK_TASKS[recipes.load(name).task["type"]], *smaller]
 
 
+@pytest.fixture
+def data(name, tmp_path):
+    """The data of a recipe: a text file where it reads one."""
+    if recipes.load(name).task["type"] != "text":
+        return None
+    (tmp_path / "text.txt").write_text("a rose is a rose\n" * 20)
+    return str(tmp_path / "text.txt")
+
+
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_trains(name, tmp_path, capsys):
+def test_every_recipe_trains(name, data, tmp_path, capsys):
     out = tmp_path / "run"
-    assert cli.main(["train", name, *quick(name), f"--out={out}", "--json"]) == 0
+    files = [] if data is None else [f"--data={data}"]
+    assert cli.main(["train", name, *quick(name), *files, f"--out={out}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
     run = RunFolder.open(out)
     assert [record["step"] for record in run.records()] == [1, 2, 2]
@@ -76,13 +87,13 @@ def test_the_large_agents_make_two_steps(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_says_what_it_is(name):
+def test_every_recipe_says_what_it_is(name, data):
     recipe = recipes.load(name)
     assert len(recipe.description) > 20
     if recipe.task["type"] in ("catbabi", "retrieval"):
         assert name.partition("/")[0].removeprefix("catbabi-") == tasks.build(recipe.task).mode
     if "4096" not in name:
-        assert recipes.assemble(recipe).recipe is recipe
+        assert recipes.assemble(recipe, data).recipe is recipe
     shown = recipes.explain(recipe)
     for key in ("learning_rate: Learning rate, at its highest", "hidden_size", "target: ", "training:", "task ("):
         assert key in shown

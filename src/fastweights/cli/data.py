@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from fastweights.cli.output import make_console, print_json, track
 from fastweights.errors import UserError
@@ -37,6 +38,20 @@ def stats(args: Namespace) -> None:
     for split, counts in found.items():
         if counts["missing"]:
             console.print(f"missing in {split}: {', '.join(counts['missing'])}")
+
+
+def download(args: Namespace) -> None:
+    """Download a corpus."""
+    from fastweights.data import download
+
+    folder = Path(args.out) if args.out else download.cache_folder(args.corpus)
+    console = make_console(args.json)
+    files = download.download(args.corpus, folder, args.mirror)
+    paths = [str(path) for path in track(files, "downloading", len(download.CORPORA[args.corpus].names), console)]
+    if args.json:
+        print_json({"folder": str(folder), "files": paths})
+    else:
+        console.print(f"{len(paths)} files in {folder}; train on them with: --data {args.out or args.corpus}")
 
 
 def generate(args: Namespace) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastweights.cli import data, evaluate, graphs, info, plot, search, sweep, train
+from fastweights.data.download import CORPORA, find
 
 
 class Argument(NamedTuple):
@@ -32,11 +33,17 @@ class Command(NamedTuple):
 
 
 GROUPS = {
-    "data": "Count bAbI's stories, generate new ones, and compare them.",
+    "data": "Download corpora; count bAbI's stories, generate new ones, and compare them.",
     "graphs": "Look at graphs and at agents on them.",
 }
 
-DATA = argument("--data", metavar="DIR", help="the directory of the task's files; without it, data are generated")
+DATA = argument(
+    "--data",
+    metavar="DIR",
+    type=find,
+    help="the directory of the task's files, a text file, or what `fastweights data download` fetched, such as ptb; "
+    "without it, data are generated",
+)
 THREADS = argument("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
 DEVICE = argument("--device", default="cpu", metavar="DEVICE", help="cpu (default), or cuda for a graphics card")
 TRUST = argument("--trust", action="store_true", help="import code outside the package that the checkpoint names")
@@ -76,6 +83,7 @@ Every value of a recipe can be changed on the command line:
   fastweights train catbabi-qa/fwm --training.steps 1000 --model.core.memory_size 16
   fastweights train catbabi-qa/fwm --training.optimizer '{type: adamw, weight_decay: 0.01}'
   fastweights train catbabi-qa/fwm --data en-valid-10k --babi-tasks 1,2,4-20
+  fastweights train text/fwm --data my-text.txt      # a language model of any text; or --data ptb
   fastweights train catbabi-qa/fwm --model.core '{type: my_core.py:MyCore, hidden_size: 64}'   # your own core
   fastweights train catbabi-qa/fwm --resume          # after Ctrl-C, a crash or a power cut
   fastweights train --resume --out runs/catbabi-qa/fwm --training.steps 60000  # more steps (constant learning rate)
@@ -209,7 +217,7 @@ On the test split, with an evaluation in each run folder:
         "Evaluate a trained model: accuracy and perplexity, or an agent's return.",
         (
             MODEL,
-            argument("--data", metavar="DIR", help="the task's files (default: those of training)"),
+            argument("--data", metavar="DIR", type=find, help="the task's files (default: those of training)"),
             argument("--generated", action="store_true", help="evaluate on generated data, whatever it was trained on"),
             argument("--split", default="valid", choices=("valid", "test"), help="default: valid"),
             argument(
@@ -248,6 +256,26 @@ Examples:
                 help="count as the authors' script does, which loses each file's last story",
             ),
         ),
+    ),
+    Command(
+        "data download",
+        data.download,
+        "Download a corpus from the web; files that differ from the known ones are left out.",
+        (
+            argument("corpus", metavar="CORPUS", choices=tuple(CORPORA), help=", ".join(CORPORA)),
+            argument("--out", metavar="FOLDER", help="where the files are kept (default: the user's cache)"),
+            argument("--mirror", metavar="URL", help="another folder of the web that has the files"),
+        ),
+        f"""\
+Example:
+  fastweights data download ptb
+  fastweights train text/fwm --data ptb
+ptb: Penn Treebank as Mikolov prepared it, train, valid and test. wikitext-2: the same of WikiText-2. babi: bAbI v1.2,
+en-valid-10k; its archive is downloaded whole, and the files whose hashes are known are kept: training and validation
+of all tasks except the training file of task 3 (so --babi-tasks 1,2,4-20), no test files. A second call downloads only
+what is missing. From:
+{chr(10).join(f"  {name:11} {corpus.url}" for name, corpus in CORPORA.items())}
+""",
     ),
     Command(
         "data generate",

@@ -284,7 +284,10 @@ def _check_babi_task(babi_task: int) -> None:
 def _existing(directory: str | Path) -> Path:
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"there is no directory {directory}; give the folder en-valid-10k of bAbI v1.2")
+        raise UserError(
+            f"there is no directory {directory}; give the folder en-valid-10k of bAbI v1.2, or fetch most of it with "
+            "`fastweights data download babi` and give --data babi"
+        )
     return directory
 
 

@@ -12,7 +12,17 @@ import numpy as np
 
 from fastweights.errors import UserError, nearest
 
+EOS, UNKNOWN = "<eos>", "<unk>"
 _TOKENS = {"words": re.compile(r"[.?!]|[^\s.?!]+"), "characters": re.compile(r"\S")}
+
+
+def split_tokens(text: str) -> list[str]:
+    """The words of a text, as they are between its spaces, with `<eos>` for each line feed.
+
+    >>> split_tokens("no it was n't\\n Black Monday")
+    ['no', 'it', 'was', "n't", '<eos>', 'Black', 'Monday']
+    """
+    return text.replace("\n", f" {EOS} ").split()
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,12 @@ class Vocabulary:
 
     Args:
         words: all words; none is there twice.
-        unit: "words" (lower case, `.`, `?` and `!` apart) or "characters" (spaces ignored).
+        unit: "words" (lower case, `.`, `?` and `!` apart), "characters" (spaces ignored) or "tokens" (words as they are
+            between spaces, `<eos>` for a line feed, `<unk>` for those that are unknown).
     """
 
     words: tuple[str, ...]
-    unit: Literal["words", "characters"] = "words"
+    unit: Literal["words", "characters", "tokens"] = "words"
 
     def __len__(self) -> int:
         return len(self.words)
@@ -44,8 +55,10 @@ class Vocabulary:
         """The token numbers `[T]` int64 of a text.
 
         Raises:
-            UserError: naming the first unknown word, its line and column.
+            UserError: naming the first unknown word, its line and column, unless the unit is "tokens".
         """
+        if self.unit == "tokens":
+            return self.numbers(split_tokens(text))
         found = []
         for match in _TOKENS[self.unit].finditer(text):
             word = match[0].lower()
@@ -58,6 +71,11 @@ class Vocabulary:
                 )
             found.append(self._numbers[word])
         return np.array(found, dtype=np.int64)
+
+    def numbers(self, words: Iterable[str]) -> np.ndarray:
+        """The token numbers `[T]` int64 of words, of which unknown ones are `<unk>`."""
+        unknown = self._numbers[UNKNOWN]
+        return np.fromiter((self._numbers.get(word, unknown) for word in words), dtype=np.int64)
 
     def decode(self, tokens: Iterable[int]) -> list[str]:
         """The words of token numbers."""

@@ -60,14 +60,19 @@ def assemble(recipe: Recipe, data: str | None = None, interface: Interface | Non
 
 
 def _parts(recipe: Recipe, data: str | None, interface: Interface | None) -> tuple[Task, Objective, Interface]:
-    task = tasks.build(recipe.task)
-    objective = OBJECTIVES.build(_objective_spec(recipe, task))
-    objective.check_task(task)
-    _check_target(recipe, objective)
+    task, objective = _task_and_objective(recipe)
     if interface is None:
         return task, objective, task.prepare(data)
     task.restore(interface)
     return task, objective, interface
+
+
+def _task_and_objective(recipe: Recipe) -> tuple[Task, Objective]:
+    task = tasks.build(recipe.task)
+    objective = OBJECTIVES.build(_objective_spec(recipe, task))
+    objective.check_task(task)
+    _check_target(recipe, objective)
+    return task, objective
 
 
 def _without_weights(recipe: Recipe, objective: Objective, interface: Interface) -> Model:
@@ -102,14 +107,14 @@ def load_interface(values: Mapping[str, Any]) -> Interface:
 
 
 def size(recipe: Recipe) -> tuple[int, int]:
-    """As `model_size`, for a recipe whose weights are not made.
+    """As `model_size`, without weights being made; with the largest vocabulary where it depends on files.
 
     >>> from fastweights import recipes
     >>> size(recipes.load("catbabi-qa/fwm"))
     (683745, 33280)
     """
-    _, objective, interface = _parts(recipe, None, None)
-    return model_size(_without_weights(recipe, objective, interface))
+    task, objective = _task_and_objective(recipe)
+    return model_size(_without_weights(recipe, objective, task.largest_interface()))
 
 
 def parts_of(recipe: Recipe) -> tuple[type[Task], type[Objective], type[Core]]:

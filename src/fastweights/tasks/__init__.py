@@ -20,16 +20,24 @@ from fastweights.tasks.contract import (
 from fastweights.tasks.graph_rl import GraphRL
 from fastweights.tasks.gymnasium import GymnasiumTask
 from fastweights.tasks.retrieval import MQAR, Retrieval
+from fastweights.tasks.text import Text
 
 __all__ = [
     "MQAR", "TASKS", "Batch", "CatBabi", "EnvironmentTask", "GeneratedBatches", "GraphRL", "GymnasiumTask", "Interface",
-    "Retrieval", "SequenceTask", "Source", "Spaces", "Task", "build",
+    "Retrieval", "SequenceTask", "Source", "Spaces", "Task", "Text", "build",
 ]  # fmt: skip
 
 TASKS = Registry(
     "task",
     Task,
-    {"catbabi": CatBabi, "retrieval": Retrieval, "mqar": MQAR, "graph-rl": GraphRL, "gymnasium": GymnasiumTask},
+    {
+        "catbabi": CatBabi,
+        "text": Text,
+        "retrieval": Retrieval,
+        "mqar": MQAR,
+        "graph-rl": GraphRL,
+        "gymnasium": GymnasiumTask,
+    },
 )
 
 

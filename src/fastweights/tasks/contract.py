@@ -51,7 +51,7 @@ def interface_from_dict(values: dict[str, Any]) -> Interface:
     return specs.call("interface", Spaces, values)
 
 
-def _vocabulary(words: str, unit: Literal["words", "characters"]) -> Vocabulary:
+def _vocabulary(words: str, unit: Literal["words", "characters", "tokens"]) -> Vocabulary:
     return Vocabulary.from_dict({"words": words, "unit": unit})
 
 
@@ -143,6 +143,10 @@ class Task(ABC):
             UserError: where files are missing or the task takes none.
         """
 
+    def largest_interface(self) -> Interface:
+        """The interface, or where it depends on files, the largest that the options allow."""
+        return self.prepare(None)
+
     def files(self, data: str | None) -> list[Path]:
         """The files in the directory that training and validation read; none for generated data."""
         return []
@@ -173,7 +177,7 @@ class SequenceTask(Task):
     """The base of tasks on token sequences."""
 
     objective = "answers"
-    required_arguments = ("mask",)
+    required_arguments: ClassVar[tuple[str, ...]] = ("mask",)
     carries_state: ClassVar[bool] = False
     """Whether a row goes on from batch to batch; if not, each batch starts from the initial state."""
     segment_length: int = 1
