@@ -56,6 +56,58 @@ def test_resuming_is_bit_for_bit(trainings):
     assert_resumes(trainings, *RECIPE)
 
 
+AWD_FWM = (
+    "--model.core={type: fwm, memory_size: 4, slow: {type: awd-lstm, hidden_size: 9, output_size: 8,"
+    " layer_dropout: 0.3, recurrent_dropout: 0.6}}",
+    "--model.token_dropout=0.1",
+    "--model.embedding_dropout=0.5",
+    "--model.output_dropout=0.4",
+    "--model.locked_dropout=true",
+    "--model.tie_weights=true",
+    "--model.embedding_range=0.25",
+    "--training.clip_norm=0.25",
+    "--training.average={start_step: 2, optimizer: {type: sgd, weight_decay: 0.0000012}, learning_rate: 2.0}",
+)
+REGULARIZED = ("--model.activation_regularization=2", "--model.temporal_activation_regularization=1")
+
+
+def awd_fwm(*overrides):
+    """A recipe with all of AWD-LSTM's regularization, on stories."""
+    recipe, *others = (word for word in RECIPE if "model.core" not in word)
+    return recipe, *others, *AWD_FWM, *overrides
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_regularized_model_resumes_across_the_switch_to_averaged_sgd(trainings, stop):
+    whole = assert_resumes(trainings, *awd_fwm(*REGULARIZED), stop=stop)
+    for record in records(whole, "train"):
+        assert record["activation_loss"] > 0 and record["temporal_activation_loss"] > 0
+        assert record["perplexity"] == pytest.approx(math.exp(record["loss"]))  # without the regularization
+    assert all("activation_loss" not in record for record in records(whole, "valid"))
+
+
+def test_tied_weights_are_evaluated_by_their_average(trainings):
+    """Of the one parameter in two places, a checkpoint keeps one value."""
+    trainer = trainings.begin(*awd_fwm())
+    trainer.train()
+    trained = load_model(trainer.run.last)
+    for parameter, mean in zip(trained.model.parameters(), trainer.optimization.average, strict=True):
+        assert torch.equal(parameter, mean)
+    found = trainer.objective.validate(trained.model, trainer.task, None, 2, trainer.state)
+    assert found == records(trainer, "valid")[-1]
+
+
+def test_regularization_is_added_to_the_loss(trainings):
+    """The same random numbers in both: the losses of the first step differ by the terms alone."""
+    losses = []
+    for overrides in ((), REGULARIZED):
+        trainer = trainings.begin(*awd_fwm(*overrides))
+        torch.manual_seed(3)
+        losses.append((step := trainer._forward(next(trainer.source))).loss.item())
+    added = step.sums["added/activation"] + step.sums["added/temporal_activation"]
+    assert added > 0 and losses[1] == pytest.approx(losses[0] + added.item())
+
+
 def test_the_best_model_has_the_lowest_perplexity(trainings):
     trainer = trainings.begin(*RECIPE, "--training.steps=10")
     validate_as(trainer, [9.0, 7.0, 8.0, 7.0, 10.0])
