@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastweights import cli, load_model
+from fastweights.errors import UserError
 from fastweights.objectives import LanguageModel, Sums
 from fastweights.training import checkpoint
 from trainings import STORIES, assert_resumes, records, resumed
@@ -138,6 +139,54 @@ def test_a_hopeless_model_has_a_finite_perplexity():
     assert math.isfinite(metrics["perplexity"]) and metrics["loss"] == 1e6
 
 
+# The temperature of the softmax
+
+
+def evaluate(trainer, split="valid", **options):
+    return LanguageModel(**options).evaluate(trainer.model, trainer.task, None, split, 2)
+
+
+def test_a_temperature_divides_the_softmaxs_input(trainings):
+    """By hand, from the core's output; the bias is not divided, as in the published code."""
+    trainer = trainings.begin(*awd_fwm("--task.segment_length=1000"))
+    model = trainer.model.eval()
+    with torch.no_grad():
+        model.softmax_bias.normal_()
+    (batch,) = trainer.task.evaluation_batches(None, "valid", 2)
+    y, _ = model.core(model.embedding(batch.inputs), mask=batch.mask)
+    logits = y[batch.mask] / 0.9 @ model.embedding.weight.T + model.softmax_bias
+    expected = torch.nn.functional.cross_entropy(logits, batch.targets[batch.mask]).item()
+    found = evaluate(trainer, temperature=0.9)
+    assert found["loss"] == pytest.approx(expected, rel=1e-5) and found["temperature"] == 0.9
+    assert found["loss"] != pytest.approx(evaluate(trainer)["loss"], rel=1e-3)
+    assert model.temperature == 1  # afterwards as before
+
+
+def test_the_temperature_is_tuned_on_validation_to_the_first_rise(trainings):
+    """As the published script does, one evaluation after another."""
+    trainer = trainings.begin(*RECIPE, "--training.steps=30", "--training.learning_rate=0.01")
+    while trainer.step < 30:
+        trainer.optimizer_step()
+        trainer.step += 1
+    best, expected = math.inf, None
+    for hundredths in range(80, 120):
+        loss = evaluate(trainer, temperature=hundredths / 100)["loss"]
+        if loss > best:
+            break
+        best, expected = loss, hundredths / 100
+    assert 0.8 < expected < 1.19
+    tuned = evaluate(trainer, temperature="tuned")
+    assert tuned["temperature"] == expected and tuned["loss"] == pytest.approx(best)
+    test = evaluate(trainer, "test", temperature="tuned")
+    assert test == evaluate(trainer, "test", temperature=expected)
+
+
+def test_a_model_of_ones_own_has_no_temperature(trainings):
+    trainer = trainings.begin(*RECIPE)
+    with pytest.raises(UserError, match="Module has no temperature of its softmax; leave objective"):
+        LanguageModel(temperature=0.9).evaluate(torch.nn.Module(), trainer.task, None, "valid", 2)
+
+
 def test_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "run"
     assert cli.main(["train", *RECIPE, f"--out={out}", "--json"]) == 0
@@ -150,3 +199,7 @@ def test_on_the_command_line(tmp_path, capsys):
     assert cli.main(["evaluate", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "perplexity" in printed and "bits per token" in printed and f"{found['tokens']:,}" in printed
+    assert cli.main(["evaluate", str(out), "--split=test", "--objective.temperature=tuned"]) == 0
+    assert "temperature" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(out), "--objective.temperature=tune"]) == 2
+    assert "temperature of the objective \"language-model\" is 'tune'; it must be" in capsys.readouterr().err

@@ -60,6 +60,7 @@ class TokenModel(Model):
         self.output_dropout, self.locked_dropout = output_dropout, locked_dropout
         self.activation_regularization = activation_regularization
         self.temporal_activation_regularization = temporal_activation_regularization
+        self.temperature = 1.0  # of the softmax, in evaluations
         self.embedding = nn.Embedding(vocabulary_size, core.input_size)  # N(0, 1)
         if embedding_range is not None:
             nn.init.uniform_(self.embedding.weight, -embedding_range, embedding_range)
@@ -112,10 +113,16 @@ class TokenModel(Model):
         return self.logits(dropped if output_mask is None else select_positions(dropped, output_mask)), state
 
     def logits(self, y: Tensor) -> Tensor:
-        """Logits `[…, V]` from the core's output y `[…, H]`."""
+        """Logits `[…, V]` from the core's output y `[…, H]`, at the model's temperature."""
         y = self.head(y)
         # one parameter under one name: an average, a checkpoint and an optimizer hold it once
-        return linear(y, self.embedding.weight, self.softmax_bias) if self.tie_weights else self.softmax(y)
+        logits = linear(y, self.embedding.weight, self.softmax_bias) if self.tie_weights else self.softmax(y)
+        return logits if self.temperature == 1 else self.at_temperature(logits, self.temperature)
+
+    def at_temperature(self, logits: Tensor, temperature: float) -> Tensor:
+        """The logits that the softmax gives for its input divided by a temperature, which spares its bias."""
+        bias = self.softmax_bias if self.tie_weights else self.softmax.bias
+        return logits / temperature if bias is None else (logits - bias) / temperature + bias
 
     def _regularize(
         self, losses: Losses, y: Tensor, dropped: Tensor, counted: Tensor | None, resets: Tensor | None
