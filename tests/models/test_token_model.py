@@ -267,7 +267,7 @@ def test_tied_weights_under_a_head(tokens):
 
 
 def test_tied_weights_need_the_embeddings_size():
-    with pytest.raises(ValueError, match="reads vectors of the embedding's size 5, not 6"):
+    with pytest.raises(ValueError, match="of the embedding's size 5 before the softmax, and they have 6"):
         TokenModel(V, LSTM(5, 6), tie_weights=True)
 
 

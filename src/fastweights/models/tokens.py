@@ -72,7 +72,8 @@ class TokenModel(Model):
         if tie_weights:
             if size != core.input_size:
                 raise ValueError(
-                    f"with tie_weights the softmax reads vectors of the embedding's size {core.input_size}, not {size}"
+                    f"tie_weights needs vectors of the embedding's size {core.input_size} before the softmax, and they "
+                    f"have {size} elements; make the core's output, or head_size, as large as the embedding"
                 )
             self.softmax_bias = nn.Parameter(torch.zeros(vocabulary_size))
         else:
