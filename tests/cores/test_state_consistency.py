@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastweights.cores import (
+    AWDLSTM,
     CORES,
     LSTM,
     Core,
@@ -41,8 +42,12 @@ CASES = {
     "LSTM": lambda: LSTM(INPUT_SIZE, 6),
     "LSTMStack": lambda: LSTMStack(INPUT_SIZE, 6, num_layers=3),
     "LSTMStack without residual": lambda: LSTMStack(INPUT_SIZE, 6, num_layers=2, residual=False),
+    "AWD-LSTM": lambda: AWDLSTM(INPUT_SIZE, 6, output_size=5),
     "FWM": lambda: FastWeightMemory(INPUT_SIZE, 6, 4),
     "FWM over LSTMStack": lambda: FastWeightMemory(INPUT_SIZE, memory_size=4, slow=LSTMStack(INPUT_SIZE, 6, 2)),
+    "FWM over AWD-LSTM": lambda: FastWeightMemory(
+        INPUT_SIZE, memory_size=4, slow=AWDLSTM(INPUT_SIZE, 7, output_size=6)
+    ),
     "FWM over FWM": lambda: FastWeightMemory(INPUT_SIZE, memory_size=3, slow=FastWeightMemory(INPUT_SIZE, 6, 4)),
     "FWM, concatenation": lambda: FastWeightMemory(INPUT_SIZE, 6, 4, pairing="concatenation"),
     "FWM, one read": lambda: FastWeightMemory(INPUT_SIZE, 6, 4, num_reads=1, second_key_size=3, value_size=7),

@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from fastweights import UserError
-from fastweights.cores import LSTM, FastWeightLSTM, FastWeightMemory, FastWeightRNN, LayerNormLSTM, Losses, LSTMStack
+from fastweights.cores import (
+    AWDLSTM,
+    LSTM,
+    FastWeightLSTM,
+    FastWeightMemory,
+    FastWeightRNN,
+    LayerNormLSTM,
+    Losses,
+    LSTMStack,
+)
 from fastweights.cores.contract import tensors_of
 from fastweights.models import ActorCritic, TokenModel, token_model
 from tolerances import assert_near
@@ -130,6 +139,141 @@ def test_embedding_dropout_drops_elements():
     kept = x != 0
     assert 0.75 < kept.float().mean() < 0.85 and not kept.all(-1).any()
     assert_near(x[kept], model.embedding(tokens)[kept] / 0.8)
+
+
+# Dropout that is drawn once a call, as in the published code of AWD-LSTM, with the same random numbers
+
+
+def locked(**options):
+    return TokenModel(V, AWDLSTM(5, 6, 2, output_size=5), locked_dropout=True, **options).double()
+
+
+def mask(probability, *shape):
+    return torch.empty(shape, dtype=torch.float64).bernoulli_(1 - probability) / (1 - probability)
+
+
+def test_locked_token_dropout_drops_rows_of_the_embedding_matrix(tokens):
+    model = locked(token_dropout=0.5)
+    torch.manual_seed(1)
+    x = model._embed(tokens)
+    torch.manual_seed(1)
+    rows = mask(0.5, V, 1)
+    assert_near(x, (model.embedding.weight * rows)[tokens])
+    assert 0 < (x == 0).all(-1).sum() < tokens.numel()
+
+
+def test_locked_embedding_dropout_drops_elements_at_all_steps(tokens):
+    model = locked(token_dropout=0.2, embedding_dropout=0.5)
+    torch.manual_seed(1)
+    x = model._embed(tokens)
+    torch.manual_seed(1)
+    rows, elements = mask(0.2, V, 1), mask(0.5, 3, 1, 5)
+    assert_near(x, (model.embedding.weight * rows)[tokens] * elements)
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_output_dropout_is_on_what_the_core_gives(tokens, is_locked):
+    """For FWM: behind the residual."""
+    model = TokenModel(V, FastWeightMemory(5, 6, 4), output_dropout=0.5, locked_dropout=is_locked).double()
+    torch.manual_seed(1)
+    logits, _ = model(tokens)
+    torch.manual_seed(1)
+    y, _ = model.core(model.embedding(tokens))
+    elements = mask(0.5, 3, 1, 6) if is_locked else mask(0.5, 12, 3, 6).transpose(0, 1)  # y is time-major in memory
+    assert_near(logits, model.softmax(y * elements))
+    model.eval()
+    assert_near(model(tokens)[0], model.softmax(y))
+
+
+# Regularization of the core's output
+
+
+def by_hand(y, counted, neighbours):
+    """Mean squares of y `[B, T, D]` and of its changes, element by element."""
+    squares, changes = [], []
+    for row in range(y.shape[0]):
+        for t in range(y.shape[1]):
+            if counted[row, t]:
+                squares += y[row, t].square().tolist()
+            if t and counted[row, t] and counted[row, t - 1] and neighbours[row, t]:
+                changes += (y[row, t] - y[row, t - 1]).square().tolist()
+    return sum(squares) / len(squares), sum(changes) / len(changes)
+
+
+@pytest.mark.parametrize("core", [lambda: AWDLSTM(5, 6, 2), lambda: FastWeightMemory(5, 6, 4)])
+@pytest.mark.parametrize("given", [(), ("mask",), ("mask", "output_mask"), ("mask", "output_mask", "resets")])
+def test_regularization_by_hand(tokens, core, given):
+    """Of real tokens alone; no change is counted from padding, or over the border of two sequences."""
+    options = {"activation_regularization": 2.0, "temporal_activation_regularization": 1.5}
+    model, losses = TokenModel(V, core(), **options).double(), Losses()
+    masks = {"mask": torch.rand(3, 12) < 0.8, "resets": torch.rand(3, 12) < 0.2}
+    masks["output_mask"] = masks["mask"] & (torch.rand(3, 12) < 0.8)
+    arguments = {name: masks[name] for name in given}
+    logits, _ = model(tokens, losses=losses, **arguments)
+    assert_near(model(tokens, **arguments)[0], logits)
+    y, _ = model.core(model.embedding(tokens), **arguments)
+    counted = arguments.get("output_mask", arguments.get("mask", torch.ones_like(masks["mask"])))
+    square, change = by_hand(y, counted, ~arguments.get("resets", torch.zeros_like(masks["mask"])))
+    assert losses.keys() == {"activation", "temporal_activation"}
+    assert losses["activation"].item() == pytest.approx(2 * square)
+    assert losses["temporal_activation"].item() == pytest.approx(1.5 * change)
+    losses.total().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.core.parameters())
+    assert model.embedding.weight.grad.abs().max() > 0
+
+
+def test_activations_are_regularized_behind_their_dropout_and_changes_before_it(tokens):
+    """As in the published code."""
+    options = {"activation_regularization": 1.0, "temporal_activation_regularization": 1.0}
+    model, losses = locked(output_dropout=0.5, **options), Losses()
+    torch.manual_seed(1)
+    model(tokens, losses=losses)
+    torch.manual_seed(1)
+    y, _ = model.core(model.embedding(tokens))
+    assert_near(losses["activation"], (y * mask(0.5, 3, 1, 5)).square().mean())
+    assert_near(losses["temporal_activation"], (y[:, 1:] - y[:, :-1]).square().mean())
+
+
+def test_nothing_counted_adds_zero():
+    model, losses = locked(activation_regularization=1.0, temporal_activation_regularization=1.0), Losses()
+    model(torch.randint(V, (3, 1)), losses=losses, output_mask=torch.zeros(3, 1, dtype=torch.bool))
+    assert losses.total().item() == 0
+
+
+def test_a_model_without_regularization_adds_no_term(tokens):
+    losses = Losses()
+    locked()(tokens, losses=losses)
+    assert not losses
+
+
+# Weights
+
+
+def test_tied_weights_are_one_parameter(tokens):
+    model = locked(tie_weights=True)
+    assert [name for name, _ in model.named_parameters() if "core" not in name] == ["softmax_bias", "embedding.weight"]
+    assert model.state_dict().keys() == dict(model.named_parameters()).keys()  # the same names for all who keep them
+    assert not model.softmax_bias.any()
+    with torch.no_grad():
+        model.softmax_bias.normal_()
+    y, _ = model.core(model.embedding(tokens))
+    assert_near(model(tokens)[0], y @ model.embedding.weight.T + model.softmax_bias)
+
+
+def test_tied_weights_under_a_head(tokens):
+    model = TokenModel(V, LSTM(5, 6), tie_weights=True, head_size=5)
+    y, _ = model.core(model.embedding(tokens))
+    assert_near(model(tokens)[0], model.head[0](y).relu() @ model.embedding.weight.T)
+
+
+def test_tied_weights_need_the_embeddings_size():
+    with pytest.raises(ValueError, match="of the embedding's size 5 before the softmax, and they have 6"):
+        TokenModel(V, LSTM(5, 6), tie_weights=True)
+
+
+def test_embeddings_begin_in_a_range():
+    weight = TokenModel(1000, LSTM(5, 6), embedding_range=0.25).embedding.weight
+    assert 0.249 < weight.abs().max() <= 0.25 and abs(weight.mean()) < 0.01
 
 
 def test_builds_from_the_words_of_a_recipe():

@@ -426,6 +426,56 @@ def test_a_run_resumes_across_the_change_of_optimizer(trainings, stop):
     assert_same_run(again.run, whole.run)
 
 
+ASGD = "--training.average={start_step: 3, optimizer: {type: sgd, weight_decay: 0.1}, learning_rate: 0.25}"
+
+
+def test_averaging_and_its_optimizer_begin_behind_a_step(trainings):
+    """Averaged SGD from the fourth step on: that step is SGD's already, and the average is of its weights."""
+    seen, history = [], []
+
+    class Look(Observer):
+        def step(self, progress):
+            (group,) = trainer.optimization.optimizer.param_groups
+            seen.append((type(trainer.optimization.optimizer).__name__, group["lr"], group["weight_decay"]))
+            history.append(weights(trainer.model))
+
+    trainer = trainings.begin("art/lstm", *SEQUENCES, ASGD, observer=Look())
+    trainer.train()
+    assert seen == [("Adam", 0.001, 0)] * 3 + [("SGD", 0.25, 0.1)] * 3
+    for mean, *parts in zip(trainer.optimization.average, *history[3:], strict=True):
+        torch.testing.assert_close(mean, torch.stack(parts).mean(0))
+
+
+def test_averaged_sgd_is_torchs():
+    """With t0 0 and lambd 0, but that torch's average leaves out the first step's weights."""
+    model, optimization = tiny(average={"start_step": 0, "optimizer": "sgd"}, optimizer="adam")
+    torchs = nn.Linear(3, 2)
+    torchs.load_state_dict(model.state_dict())
+    asgd = torch.optim.ASGD(torchs.parameters(), lr=0.1, t0=0, lambd=0.0)
+    x, first = torch.arange(12.0).view(4, 3) / 10, None
+    for step in range(5):
+        descend(model, optimization, step)
+        asgd.zero_grad()
+        torchs(x).square().mean().backward()
+        asgd.step()
+        first = weights(torchs) if first is None else first
+    for ours, theirs in zip(model.parameters(), torchs.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for mean, parameter, left_out in zip(optimization.average, torchs.parameters(), first, strict=True):
+        torch.testing.assert_close(mean, (4 * asgd.state[parameter]["ax"] + left_out) / 5)
+
+
+@pytest.mark.parametrize("stop", range(2, 6))
+def test_a_run_resumes_across_the_step_at_which_averaging_begins(trainings, stop):
+    assert_resumes(trainings, "art/lstm", *SEQUENCES, ASGD, stop=stop)
+
+
+def test_averaging_does_not_begin_with_a_gradient_that_is_not_finite():
+    model, optimization = tiny(average={"start_step": 0, "optimizer": "sgd"})
+    descend(model, optimization, x=torch.full((4, 3), math.inf))
+    assert optimization.average is None and optimization.spec != "sgd"
+
+
 def test_averaging_and_early_stopping_have_each_their_patience(trainings):
     trainer = nt_asgd(trainings, "--training.early_stopping.patience=3")
     trainer.train()

@@ -241,6 +241,7 @@ Examples:
   fastweights evaluate runs/catbabi-qa/fwm --task.distractors 2       # harder stories
   fastweights evaluate runs/catbabi-qa/fwm/best.safetensors --babi-tasks 1-3 --json
   fastweights evaluate runs/graph-rl/fwm --split test --episodes 20   # unseen graphs
+  fastweights evaluate runs/ptb/fwm --split test --objective.temperature tuned  # the softmax's, on validation
 """,
         takes_overrides=True,
     ),

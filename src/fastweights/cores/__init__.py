@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastweights.cores.awd_lstm import AWDLSTM
 from fastweights.cores.contract import Core, CoreSpec, Losses, as_core, map_state, state_size
 from fastweights.cores.fw_lstm import FastWeightLSTM, LayerNormLSTM
 from fastweights.cores.fw_rnn import FastWeightRNN
@@ -15,7 +16,7 @@ from fastweights.cores.transformer_xl import TransformerXL
 from fastweights.specs import Registry
 
 __all__ = [
-    "CORES", "LSTM", "Core", "CoreSpec", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack",
+    "AWDLSTM", "CORES", "LSTM", "Core", "CoreSpec", "FastWeightLSTM", "FastWeightMemory", "FastWeightRNN", "LSTMStack",
     "LayerNormLSTM", "Losses", "MetalearnedMemory", "TransformerXL", "as_core", "build", "map_state", "state_size",
 ]  # fmt: skip
 
@@ -26,6 +27,7 @@ CORES = Registry(
         "fwm": FastWeightMemory,
         "lstm": LSTM,
         "lstm-stack": LSTMStack,
+        "awd-lstm": AWDLSTM,
         "ln-lstm": LayerNormLSTM,
         "fw-lstm": FastWeightLSTM,
         "fw-rnn": FastWeightRNN,

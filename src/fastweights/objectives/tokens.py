@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,10 +81,20 @@ class NextToken(Objective[SequenceTask, Vocabulary, Model]):
     ) -> dict[str, Any]:
         if episodes is not None:
             raise UserError("Episodes are for agents, and this is a token model; leave --episodes out.")
+        sums = Sums()
+        for batch, logits, targets in self.predictions(model, task, data, split, batch_size, state):
+            sums.add(self.statistics(self.loss(logits, targets).double(), logits, targets, batch))
+            on_progress(int(batch.mask.sum()))
+        return self.evaluation(sums)
+
+    @torch.no_grad()
+    def predictions(
+        self, model: Model, task: SequenceTask, data: str | None, split: str, batch_size: int, state: Any = None
+    ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Each batch of a split, with logits `[P, V]` and targets `[P]` at its loss_mask; see `evaluate`."""
         device = next(model.parameters()).device
         was_training = model.training
         model.eval()
-        sums = Sums()
         if state is not None:
             state = map_state(lambda x: x[:1].expand(batch_size, *x.shape[1:]).clone(), state)
         for batch in task.evaluation_batches(data, split, batch_size):
@@ -93,12 +103,8 @@ class NextToken(Objective[SequenceTask, Vocabulary, Model]):
                 batch.inputs, state, output_mask=batch.loss_mask, mask=batch.mask, resets=batch.resets
             )
             state = new_state if task.carries_state else state
-            targets = batch.targets[batch.loss_mask]
-            losses = self.loss(logits.float(), targets)
-            sums.add(self.statistics(losses.double(), logits, targets, batch))
-            on_progress(int(batch.mask.sum()))
+            yield batch, logits.float(), batch.targets[batch.loss_mask]
         model.train(was_training)
-        return self.evaluation(sums)
 
     def evaluation(self, sums: Sums) -> dict[str, Any]:
         """The metrics of a split."""

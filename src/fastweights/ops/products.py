@@ -92,12 +92,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         d_x, d_weight, d_bias = ctx.needs_input_grad
+        gradient = gradient.contiguous()  # once for the three that need it so
         if not d_x:
             found = None
         elif torch.is_grad_enabled():  # a second derivative needs a product that torch can differentiate
             found = gradient @ weight
         else:
-            found = onednn_linear(gradient.contiguous(), weight.T)
+            found = onednn_linear(gradient, weight.T)
         return (
             found,
             weight_gradient(gradient, x) if d_weight else None,

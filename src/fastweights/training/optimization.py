@@ -94,12 +94,21 @@ class Optimization:
         """
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm or math.inf, foreach=True)
         if math.isfinite(norm.item()):
+            if self._averages_from(step):
+                self._start_average()
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate(step) * lr_scale
             self.optimizer.step()
-            self._update_average(step + 1)
+            self._update_average()
         self.optimizer.zero_grad()
         return norm
+
+    def _averages_from(self, step: int) -> bool:
+        """Whether averaging, and with it another optimizer, begins with a step, not with a validation."""
+        options = self.options.average
+        if options is None or options.patience is not None or self.average is not None:
+            return False
+        return step >= (options.start_step or 0)
 
     def _learning_rate(self, step: int) -> float:
         options = self.options.average
@@ -107,15 +116,10 @@ class Optimization:
             return options.learning_rate
         return learning_rate(self.options, step)
 
-    def _update_average(self, steps: int) -> None:
+    def _update_average(self) -> None:
         options = self.options.average
-        if options is None:
+        if options is None or self.average is None:
             return
-        if self.average is None:
-            if options.patience is not None or steps <= (options.start_step or 0):
-                return
-            self._start_average()
-        assert self.average is not None
         update = get_swa_multi_avg_fn() if options.decay is None else get_ema_multi_avg_fn(options.decay)
         with torch.no_grad():
             if self.averaged_steps == 0:
