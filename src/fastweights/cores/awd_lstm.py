@@ -19,6 +19,7 @@ class AWDLSTM(Core):
 
     What Merity et al. do to the embedding and to the output, they do around a core: see `TokenModel`.
 
+    >>> import torch
     >>> y, state = AWDLSTM(10, hidden_size=16, output_size=10)(torch.randn(2, 5, 10))
     >>> y.shape, [layer.hidden.shape[1] for layer in state]
     (torch.Size([2, 5, 10]), [16, 16, 10])
