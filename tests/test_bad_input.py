@@ -222,7 +222,7 @@ def test_sequences_that_make_no_sense(refused, arguments, expected):
     assert not os.path.exists("out")
 
 
-@pytest.mark.parametrize("rows", [0, -3])
+@pytest.mark.parametrize("rows", [0, -3, 10**20])
 def test_rows_of_an_evaluation_that_make_no_sense(refused, run, rows):
     assert f"--batch-size is {rows}" in refused("evaluate", run, f"--batch-size={rows}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastweights.cli.output import make_console, print_json
 from fastweights.errors import UserError
+from fastweights.specs import Size, check
 
 EPISODES = 10
 MOST_EPISODES = 10_000  # of each environment
@@ -42,8 +43,8 @@ def evaluate(args: Namespace) -> None:
 
 def _refuse_misfits(args: Namespace, acts: bool) -> None:
     """Refuse options that have no meaning for an agent, or for a token model."""
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; give at least 1.")
+    if args.batch_size is not None:
+        check("--batch-size", args.batch_size, Size)
     if args.episodes is not None and not 1 <= args.episodes <= MOST_EPISODES:
         raise UserError(f"--episodes is {args.episodes}; give 1 to {MOST_EPISODES:,}.")
     if args.data and args.generated:
