@@ -248,6 +248,20 @@ def call(function: str, arguments: _Arguments) -> None:
         raise RuntimeError(f"the kernel {function} does not support tensors of these sizes")
 
 
+def forward(
+    function: str, arguments: _Arguments, found: dict[str, Tensor], mask: Tensor | None, **sequence: Tensor
+) -> dict[str, Tensor]:
+    """Run a recurrence's kernel on an input sequence, and return the results, whose memory is given."""
+    if mask is not None and not mask.all():  # padding leaves values unwritten
+        for tensor in found.values():
+            tensor.zero_()
+    arguments.set(**found)
+    for name, value in sequence.items():
+        arguments.set_sequence(name, value)
+    call(function, arguments)
+    return found
+
+
 def unsupported_reason(device: str, tensors: Sequence[Tensor | None] = ()) -> str | None:
     """Why the kernels cannot run on a type of device, or on tensors; None where they can."""
     if PROBLEM:

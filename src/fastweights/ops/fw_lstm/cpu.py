@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
-from fastweights.ops.differentiable import Named, states_before, unless_full
+from fastweights.ops.differentiable import Named, states_before
 from fastweights.ops.fw_lstm.reference import DEFINITION
 from fastweights.ops.products import weight_gradient
 
@@ -48,15 +48,7 @@ def _arguments(x: Named, keep: bool) -> cpu.FWLSTMArguments:
 
 
 def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
-    found = _empty(x, keep)
-    if unless_full(x.mask) is not None:  # padding leaves values unwritten
-        for tensor in found.values():
-            tensor.zero_()
-    arguments = _arguments(x, keep)
-    arguments.set(**found)
-    arguments.set_sequence("gate_inputs", x.gate_inputs)
-    cpu.call("fw_lstm_forward", arguments)
-    return found
+    return cpu.forward("fw_lstm_forward", _arguments(x, keep), _empty(x, keep), x.mask, gate_inputs=x.gate_inputs)
 
 
 def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:

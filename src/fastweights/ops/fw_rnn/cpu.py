@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastweights.ops import cpu
-from fastweights.ops.differentiable import Named, unless_full
+from fastweights.ops.differentiable import Named
 from fastweights.ops.fw_rnn.reference import DEFINITION
 from fastweights.ops.products import weight_gradient
 
@@ -43,15 +43,7 @@ def _arguments(x: Named, keep: bool) -> cpu.FWRNNArguments:
 
 
 def _forward(x: Named, keep: bool) -> dict[str, Tensor]:
-    found = _empty(x, keep)
-    if unless_full(x.mask) is not None:  # padding leaves values unwritten
-        for tensor in found.values():
-            tensor.zero_()
-    arguments = _arguments(x, keep)
-    arguments.set(**found)
-    arguments.set_sequence("inputs", x.inputs)
-    cpu.call("fw_rnn_forward", arguments)
-    return found
+    return cpu.forward("fw_rnn_forward", _arguments(x, keep), _empty(x, keep), x.mask, inputs=x.inputs)
 
 
 def _backward(x: Named, kept: Named, d: Named, wanted: Named) -> dict[str, Tensor | None]:
