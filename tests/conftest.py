@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 @pytest.fixture(autouse=True)
 def seeds():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_data():
+    """The directory of the real corpora."""
+    if not os.environ.get("FASTWEIGHTS_DATA"):
+        pytest.skip("FASTWEIGHTS_DATA is not set: it names the directory of the real babi, ptb and wikitext-2")
+    return Path(os.environ["FASTWEIGHTS_DATA"])
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,3 @@
-import os
 import re
 from pathlib import Path
 
@@ -272,11 +271,8 @@ def test_statistics(tmp_path):
 
 
 @pytest.fixture
-def real_files() -> Path:
-    data = os.environ.get("FASTWEIGHTS_DATA")
-    if not data:
-        pytest.skip("FASTWEIGHTS_DATA is not set to a directory that holds babi/en-valid-10k")
-    return Path(data) / "babi" / "en-valid-10k"
+def real_files(real_data) -> Path:
+    return real_data / "babi" / "en-valid-10k"
 
 
 def counts_of(split: dict) -> tuple[int, int, int]:

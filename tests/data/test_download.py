@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import sys
 import tarfile
 from functools import partial
@@ -230,12 +229,9 @@ def test_the_hashes_of_babi_are_of_its_files():
 @pytest.mark.parametrize(
     ("name", "folder"), [("ptb", "ptb"), ("wikitext-2", "wikitext-2"), ("babi", "babi/en-valid-10k")]
 )
-def test_the_real_files_have_the_known_hashes(name, folder, monkeypatch):
+def test_the_real_files_have_the_known_hashes(name, folder, monkeypatch, real_data):
     monkeypatch.undo()  # the real corpora
-    data = os.environ.get("FASTWEIGHTS_DATA")
-    if data is None:
-        pytest.skip(f"FASTWEIGHTS_DATA is not set to a directory that holds {folder}")
-    files = {path.name: path for path in (Path(data) / folder).iterdir()}
+    files = {path.name: path for path in (real_data / folder).iterdir()}
     for file in {*files} & {*CORPORA[name].hashes}:
         algorithm, _, digest = CORPORA[name].hashes[file].partition(":")
         assert hashlib.new(algorithm, files[file].read_bytes()).hexdigest() == digest, file

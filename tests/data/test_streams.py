@@ -1,10 +1,8 @@
 import json
-import os
 import sys
 import types
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,11 +286,8 @@ def test_streams_need_a_batch_and_tokens(batch_size, length):
         Streams(OrderedStories(NINE_STORIES), batch_size, length)
 
 
-def test_one_epoch_of_the_real_files():
-    data = os.environ.get("FASTWEIGHTS_DATA")
-    if not data:
-        pytest.skip("FASTWEIGHTS_DATA is not set to a directory that holds babi/en-valid-10k")
-    stories = read_split(Path(data) / "babi" / "en-valid-10k", "valid")
+def test_one_epoch_of_the_real_files(real_data):
+    stories = read_split(real_data / "babi" / "en-valid-10k", "valid")
     segments = read_epoch(Streams(ShuffledStories(stories, seed=0), batch_size=32, segment_length=200), len(stories))
     read = [story for row in stories_by_row(segments) for story in row]
     assert Counter(read) == Counter(key(encode(story)) for story in stories)

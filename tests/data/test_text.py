@@ -1,8 +1,6 @@
 """Texts: words of files, vocabularies, rows and segments, counts of the real corpora."""
 
-import os
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,11 +201,8 @@ def test_shards_are_the_rows_of_the_whole_batch():
     ("name", "counts", "size"),
     [("ptb", (929_589, 73_760), 10_000), ("wikitext-2", (2_088_628, 217_646), 33_278)],
 )
-def test_the_real_files_have_the_published_counts(name, counts, size):
-    data = os.environ.get("FASTWEIGHTS_DATA")
-    if data is None:
-        pytest.skip(f"FASTWEIGHTS_DATA is not set to a directory that holds {name}")
-    train, valid = (read_split(Path(data) / name, split, SHARES) for split in ("train", "valid"))
+def test_the_real_files_have_the_published_counts(name, counts, size, real_data):
+    train, valid = (read_split(real_data / name, split, SHARES) for split in ("train", "valid"))
     vocabulary = make_vocabulary(train, 1, 50_000)
     assert (len(train), len(valid)) == counts and len(vocabulary) == size
     assert set(valid) <= set(vocabulary)
